@@ -1,0 +1,171 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package goferproto
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrMalformed is wrapped by errors for messages that are not well formed.
+var ErrMalformed = errors.New("malformed message")
+
+// Conn is one end of the socketpair. One goroutine may send while another
+// receives; neither side may be used by two at once. Only read(2), write(2) and
+// epoll are needed once it exists.
+type Conn struct {
+	f   *os.File
+	buf []byte // used by the receiving goroutine
+}
+
+// Socketpair returns both ends of a new connection, close-on-exec. The caller
+// owns them.
+func Socketpair() (supervisor, gofer int, err error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, -1, fmt.Errorf("create control socketpair: %w", err)
+	}
+	return p[0], p[1], nil
+}
+
+// NewConn takes ownership of fd, a SOCK_SEQPACKET socket, and makes it
+// non-blocking.
+func NewConn(fd int) (*Conn, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	unix.CloseOnExec(fd)
+	return &Conn{f: os.NewFile(uintptr(fd), "control"), buf: make([]byte, MaxMessage+1)}, nil
+}
+
+// Close wakes whoever waits in Send or Recv.
+func (c *Conn) Close() error { return c.f.Close() }
+
+// SetReadDeadline bounds the wait of receives, current and later; the zero time
+// removes the bound. A wait that ends so returns os.ErrDeadlineExceeded.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.f.SetReadDeadline(t) }
+
+// SetWriteDeadline does the same for sends.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.f.SetWriteDeadline(t) }
+
+// SendConfig is the supervisor's first message.
+func (c *Conn) SendConfig(cfg Config) error { return c.send(cfg) }
+
+// RecvConfig returns the supervisor's first message.
+func (c *Conn) RecvConfig() (Config, error) {
+	var cfg Config
+	if err := c.recv(&cfg); err != nil {
+		return Config{}, err
+	}
+	if err := cfg.check(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// SendRequest sends a request to the gofer.
+func (c *Conn) SendRequest(r Request) error { return c.send(r) }
+
+// RecvRequest returns the next request. io.EOF says that the supervisor is gone.
+func (c *Conn) RecvRequest() (Request, error) {
+	var r Request
+	if err := c.recv(&r); err != nil {
+		return Request{}, err
+	}
+	if r.ID == 0 {
+		return Request{}, fmt.Errorf("%w: request without an id", ErrMalformed)
+	}
+	return r, nil
+}
+
+// SendReply sends a reply to the supervisor. Texts are made one bounded line
+// each.
+func (c *Conn) SendReply(r Reply) error {
+	if r.Stat != nil {
+		s := r.Stat.Bound()
+		r.Stat = &s
+	}
+	r.Error = Line(r.Error, maxText)
+	r.Failed = Line(r.Failed, maxText)
+	return c.send(r)
+}
+
+// RecvReply returns the gofer's next reply. io.EOF says that the gofer is gone;
+// ErrMalformed that it cannot be trusted to make sense any more.
+func (c *Conn) RecvReply() (Reply, error) {
+	var r Reply
+	if err := c.recv(&r); err != nil {
+		return Reply{}, err
+	}
+	if err := r.sanitize(); err != nil {
+		return Reply{}, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	return r, nil
+}
+
+func (c *Conn) send(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	if len(b) > MaxMessage {
+		return fmt.Errorf("message of %d bytes exceeds %d", len(b), MaxMessage)
+	}
+	if _, err := c.f.Write(b); err != nil {
+		return fmt.Errorf("send message: %w", err)
+	}
+	return nil
+}
+
+func (c *Conn) recv(v any) error {
+	n, err := c.f.Read(c.buf)
+	if errors.Is(err, unix.ECONNRESET) {
+		err = io.EOF
+	}
+	if err != nil {
+		if err == io.EOF {
+			return io.EOF
+		}
+		return fmt.Errorf("receive message: %w", err)
+	}
+	return decode(c.buf[:n], v)
+}
+
+// decode fills v from one message: a single JSON object, known fields only.
+func decode(b []byte, v any) error {
+	if len(b) > MaxMessage {
+		return fmt.Errorf("%w: longer than %d bytes", ErrMalformed, MaxMessage)
+	}
+	if b = bytes.TrimLeft(b, " \t\r\n"); len(b) == 0 || b[0] != '{' {
+		return fmt.Errorf("%w: not an object", ErrMalformed)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fmt.Errorf("%w: data after the object", ErrMalformed)
+	}
+	return nil
+}

@@ -1,0 +1,232 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+// Package goferproto is what the supervisor and its gofer child say to each
+// other over their socketpair.
+//
+// Trust differs by direction. The gofer trusts the supervisor, its parent. The
+// supervisor does not trust the gofer: that process handles bytes of FS servers
+// and sandboxes, so everything it sends is decoded strictly (known fields only,
+// bounded sizes and counts) and its text is made printable before anyone sees
+// it.
+//
+// The conversation: the supervisor sends one Config; the gofer answers with one
+// Reply that holds Ready or Error. From then on the supervisor sends Requests,
+// each answered by a Reply with its ID, and the gofer may send Replies with ID 0
+// that hold Failed. One message is one packet of at most MaxMessage bytes.
+package goferproto
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"fsva/gofer/attach"
+)
+
+// File descriptors of a gofer child.
+const (
+	// FDControl is the gofer's end of the SOCK_SEQPACKET socketpair.
+	FDControl = 3
+	// FDListener is the listening gofer.sock (SOCK_STREAM).
+	FDListener = 4
+	// FDChannel is the gofer's end of the FUSE channel. It is open only when
+	// Config.InProcess is empty.
+	FDChannel = 5
+)
+
+const (
+	// Version is what Config.Version must be.
+	Version = 1
+	// MaxMessage bounds one message in bytes.
+	MaxMessage = 64 << 10
+
+	maxText    = 1024 // bytes in a one-line text
+	maxName    = 256  // bytes in a container's name or a destination's path
+	maxClients = 64   // clients listed in a Stat
+)
+
+// Config tells a gofer what to serve. It is the first message on FDControl.
+type Config struct {
+	Version int `json:"version"`
+	// Volume is what volume.json says.
+	Volume attach.Info `json:"volume"`
+	// StableIno is set when the FS server's inode numbers identify files.
+	StableIno bool `json:"stableIno,omitempty"`
+	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
+	// and empty when an FS server is at the other end of FDChannel.
+	InProcess string `json:"inProcess,omitempty"`
+	// Source is the path of the in-process file system's source in the gofer's
+	// root; empty when it has none.
+	Source string `json:"source,omitempty"`
+	// Binds are the host paths that the gofer makes part of its root before it
+	// gives up everything else.
+	Binds []Bind `json:"binds,omitempty"`
+	// Options are the appliance's options for an in-process file system.
+	Options map[string]string `json:"options,omitempty"`
+	// InitTimeoutMs is the deadline for FUSE INIT.
+	InitTimeoutMs int64 `json:"initTimeoutMs"`
+	// LogLevel is a slog level: "DEBUG", "INFO", "WARN" or "ERROR".
+	LogLevel string `json:"logLevel,omitempty"`
+}
+
+// Bind is one host path in the gofer's root.
+type Bind struct {
+	Host     string `json:"host"`
+	Target   string `json:"target"` // absolute, in the gofer's root
+	ReadOnly bool   `json:"readOnly,omitempty"`
+}
+
+// Op names what the supervisor asks for.
+type Op string
+
+const (
+	// OpStat asks for a Stat.
+	OpStat Op = "stat"
+	// OpStop ends the service: the gofer stops accepting, closes what clients
+	// have open so that it is flushed, sends DESTROY, replies and exits.
+	OpStop Op = "stop"
+)
+
+// Request is a message from the supervisor.
+type Request struct {
+	ID uint64 `json:"id"` // never 0
+	Op Op     `json:"op"`
+}
+
+// Reply is a message from the gofer. At most one of the pointers and texts is
+// set; a Reply to OpStop has only its ID, or an Error when not everything could
+// be flushed.
+type Reply struct {
+	ID    uint64 `json:"id,omitempty"`
+	Ready *Ready `json:"ready,omitempty"`
+	Stat  *Stat  `json:"stat,omitempty"`
+	// Error is why the service could not start (ID 0, before Ready) or why a
+	// request failed. One line.
+	Error string `json:"error,omitempty"`
+	// Failed is why the file system can no longer be used: the FS server is
+	// gone, or it misbehaved. One line, ID 0, sent at most once, after Ready.
+	Failed string `json:"failed,omitempty"`
+}
+
+// Ready says that clients can attach.
+type Ready struct {
+	FuseMinor uint32 `json:"fuseMinor,omitempty"` // negotiated; 0 in process
+	MaxWrite  uint32 `json:"maxWrite,omitempty"`
+	MaxRead   uint32 `json:"maxRead,omitempty"`
+}
+
+// Stat is a gofer's account of itself.
+type Stat struct {
+	// Clients counts the attached sandboxes. Attached lists the first of them.
+	Clients  int      `json:"clients"`
+	Attached []Client `json:"attached,omitempty"`
+	// Attaches counts attaches since the start, Refused those refused.
+	Attaches uint64 `json:"attaches"`
+	Refused  uint64 `json:"refused"`
+
+	// Requests and the rest count messages on the FUSE channel.
+	Requests   uint64 `json:"requests"`
+	Replies    uint64 `json:"replies"`
+	Notifies   uint64 `json:"notifies"`
+	BadReplies uint64 `json:"badReplies"`
+	InFlight   uint64 `json:"inFlight"`
+	BytesRead  uint64 `json:"bytesRead"`
+	BytesWrite uint64 `json:"bytesWritten"`
+
+	// OpenFDs and Goroutines make leaks visible.
+	OpenFDs    int `json:"openFds,omitempty"`
+	Goroutines int `json:"goroutines,omitempty"`
+}
+
+// Client is one attached sandbox.
+type Client struct {
+	Container   string `json:"container"`
+	Destination string `json:"destination"`
+	ReadOnly    bool   `json:"readOnly,omitempty"`
+	Since       int64  `json:"since"` // Unix seconds
+}
+
+// check reports why the supervisor cannot be understood.
+func (c *Config) check() error {
+	if c.Version != Version {
+		return fmt.Errorf("config version %d, want %d: the gofer and the supervisor are different builds", c.Version, Version)
+	}
+	for _, b := range c.Binds {
+		if !strings.HasPrefix(b.Host, "/") || !strings.HasPrefix(b.Target, "/") {
+			return fmt.Errorf("bind %q on %q: paths must be absolute", b.Host, b.Target)
+		}
+	}
+	return nil
+}
+
+// sanitize makes a Reply fit to be shown and stored: its texts are one
+// printable line each and bounded. It reports what cannot be repaired.
+func (r *Reply) sanitize() error {
+	set := 0
+	for _, is := range []bool{r.Ready != nil, r.Stat != nil, r.Error != "", r.Failed != ""} {
+		if is {
+			set++
+		}
+	}
+	if set > 1 {
+		return fmt.Errorf("reply %d says %d things at once", r.ID, set)
+	}
+	r.Error = Line(r.Error, maxText)
+	r.Failed = Line(r.Failed, maxText)
+	if s := r.Stat; s != nil {
+		if s.Clients < 0 || s.OpenFDs < 0 || s.Goroutines < 0 {
+			return fmt.Errorf("reply %d has a negative count", r.ID)
+		}
+		if len(s.Attached) > maxClients {
+			s.Attached = s.Attached[:maxClients]
+		}
+		for i := range s.Attached {
+			s.Attached[i].Container = Line(s.Attached[i].Container, maxName)
+			s.Attached[i].Destination = Line(s.Attached[i].Destination, maxName)
+		}
+	}
+	return nil
+}
+
+// Bound returns s with at most as many clients listed as a Reply may hold, and
+// with their names cut to size. A gofer calls it before it sends a Stat.
+func (s Stat) Bound() Stat {
+	s.Attached = append([]Client(nil), s.Attached[:min(len(s.Attached), maxClients)]...)
+	for i := range s.Attached {
+		s.Attached[i].Container = Line(s.Attached[i].Container, maxName)
+		s.Attached[i].Destination = Line(s.Attached[i].Destination, maxName)
+	}
+	return s
+}
+
+// Line returns s as one printable line of at most limit bytes: control and
+// invalid characters become spaces or '?', a cut end is marked by "...".
+func Line(s string, limit int) string {
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t':
+			r = ' '
+		case r == utf8.RuneError || r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
+			r = '?'
+		}
+		if b.Len()+utf8.RuneLen(r)+len("...") > limit {
+			b.WriteString("...")
+			break
+		}
+		b.WriteRune(r)
+	}
+	return strings.TrimSpace(b.String())
+}
