@@ -20,7 +20,11 @@ COUNT    ?= 1
 # -s -w drops the symbol table and DWARF, a quarter of runsc's 100 MB. Stack
 # traces and pprof keep working; for a debugger: make build LDFLAGS=
 LDFLAGS  ?= -s -w
-GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+# What `runsc --version` prints, and a checkpoint must match to be restored:
+# the gVisor version of go.mod.
+GVISOR    = $(shell sed -n 's/^\tgvisor.dev\/gvisor v//p' go.mod)
+STAMP     = -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva
+GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS) $(STAMP)"
 # Shows that a long, silent command is alive.
 PROGRESS  = scripts/with-progress
 
