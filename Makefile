@@ -10,6 +10,9 @@ SHELL := /bin/bash
 # The steps share two cores and one build cache: in order, not side by side.
 .NOTPARALLEL:
 
+# Static binaries; only the race target sets it to 1.
+export CGO_ENABLED = 0
+
 GO       ?= go
 PREFIX   ?= /usr/local
 DESTDIR  ?=
@@ -24,7 +27,7 @@ LDFLAGS  ?= -s -w
 # the gVisor version of go.mod.
 GVISOR    = $(shell sed -n 's/^\tgvisor.dev\/gvisor v//p' go.mod)
 STAMP     = -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva
-GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS) $(STAMP)"
+GOBUILD   = $(GO) build -trimpath -ldflags "$(LDFLAGS) $(STAMP)"
 # Shows that a long, silent command is alive.
 PROGRESS  = scripts/with-progress
 
