@@ -1,0 +1,156 @@
+// Package appliance knows what an appliance is: a packaged file system, described by images/NAME/appliance.toml, and
+// how a volume of it is started. It reads manifests, checks what a user asks of a volume against them, and expands
+// both into a Plan: the command, environment, binds and limits that the supervisor applies without further thought.
+//
+// Manifests and volume settings come from whoever administers the machine, so they are trusted but checked: a mistake
+// is answered by one line that names the file, line and column, or the option and what would have been right. Values
+// given by a user are data only: no value becomes an argument of its own or a second mount option. Secrets travel as
+// files, never in an argument list or in the environment.
+//
+// Nothing here starts a process or opens a file other than manifests; the package has no state.
+package appliance
+
+import "slices"
+
+// In-process file systems: go-fuse file systems that run inside the gofer.
+const (
+	InProcessDir     = "dir"     // a host directory
+	InProcessMem     = "mem"     // memory, empty at the start
+	InProcessArchive = "archive" // a zip or tar file, read-only
+)
+
+// How the FS server gets its end of the FUSE channel.
+const (
+	MountFD      = "fd"      // it takes /dev/fd/N as its mountpoint (libfuse3)
+	MountHelper  = "helper"  // it runs fusermount or fusermount3 (libfuse2, Go, Rust)
+	MountSyscall = "syscall" // it calls mount(2) itself; libfsvamount.so is preloaded
+)
+
+// Isolation of the FS server.
+const (
+	IsolationGVisor  = "gvisor"
+	IsolationProcess = "process"
+	IsolationNone    = "none" // in-process file systems only
+)
+
+// Coherence of a volume. Shared is the stricter of the two.
+const (
+	CoherenceExclusive = "exclusive"
+	CoherenceShared    = "shared"
+)
+
+// What a volume's source may be.
+const (
+	SourceFile              = "file"
+	SourceDirectory         = "directory"
+	SourceRemote            = "remote"              // text that only the server understands, such as user@host:/dir
+	SourceDirectoryOrRemote = "directory-or-remote" // a directory when it starts with / or ., else remote
+	SourceNone              = "none"
+)
+
+// Values of VolumeSpec.Network.
+const (
+	NetworkNone = "none"
+	NetworkHost = "host"
+)
+
+// RootHost as Manifest.Root stands for a read-only view of this machine's own root file system.
+const RootHost = "host"
+
+// Places inside the FS server's root. The supervisor makes them, Plan refers to them.
+const (
+	RootSource  = "/source"     // the source directory, or the directory that holds the source file
+	RootVolume  = "/volume"     // an empty directory, the mountpoint as the server sees it
+	RootBin     = "/fsva/bin"   // fusermount, fusermount3, libfsvamount.so
+	RootFiles   = "/fsva/files" // one file or directory per file option
+	RootScratch = "/tmp"        // writable, private, gone with the server
+)
+
+// ShimPath is where libfsvamount.so is found inside the FS server's root.
+const ShimPath = RootBin + "/libfsvamount.so"
+
+// ChannelFD is the descriptor at which the FS server finds its end of the FUSE channel.
+const ChannelFD = 100
+
+// Manifest is one appliance as its appliance.toml states it, checked. Immutable after Parse.
+type Manifest struct {
+	Name        string `toml:"name"`
+	Description string `toml:"description"`
+
+	// InProcess names the go-fuse file system that serves the volume; empty when Command does.
+	InProcess string `toml:"in-process"`
+
+	// Command is the server and its arguments, one element each. An element that is exactly ${options} is replaced by
+	// the arguments of the options and modes in force; ${source} and ${mountpoint} may be part of an element.
+	Command []string `toml:"command"`
+	// ReadOnlyArgs and ReadWriteArgs join ${options} on a read-only or read-write volume.
+	ReadOnlyArgs  []string `toml:"read-only-args"`
+	ReadWriteArgs []string `toml:"read-write-args"`
+	// Package is the Debian package that has Command[0], for the error that says it is missing.
+	Package string `toml:"package"`
+
+	Mount     string `toml:"mount"`
+	Isolation string `toml:"isolation"`
+	Coherence string `toml:"coherence"`
+	ReadOnly  bool   `toml:"read-only"`
+	// StableIno says that the server's inode numbers never name two files, so equal numbers are hard links.
+	StableIno bool `toml:"stable-ino"`
+
+	Source string `toml:"source"`
+	// SourceSuffixes, when there are any, are the file names that a file source may end in.
+	SourceSuffixes []string `toml:"source-suffixes"`
+	// Network says that the server cannot work without the network; a volume must then ask for it.
+	Network bool `toml:"network"`
+	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.
+	Capabilities []string `toml:"capabilities"`
+	// Root is RootHost or the absolute path of a directory.
+	Root string `toml:"root"`
+	// Env is added to the server's environment, which is otherwise empty but for what Plan.Env says.
+	Env map[string]string `toml:"env"`
+
+	Options []OptionSpec `toml:"option"`
+}
+
+// Option types.
+const (
+	TypeString     = "string"
+	TypeInt        = "int"
+	TypeBool       = "bool"
+	TypeEnum       = "enum"
+	TypeFile       = "file"
+	TypeDir        = "dir"
+	TypeSecretFile = "secret-file" // a file that other users must not be able to read
+)
+
+// OptionSpec declares one option of an appliance, set with --option NAME=VALUE.
+type OptionSpec struct {
+	Name        string   `toml:"name"`
+	Description string   `toml:"description"`
+	Type        string   `toml:"type"`
+	Values      []string `toml:"values"` // of an enum
+	Min         *int64   `toml:"min"`    // of an int
+	Max         *int64   `toml:"max"`    // of an int
+	Default     string   `toml:"default"`
+	Required    bool     `toml:"required"`
+	// Writable makes the bind of a dir option writable.
+	Writable bool `toml:"writable"`
+	// Args join the command line when the option has a value; ${value} in them is that value, or for a file type its
+	// path inside the FS server's root. A bool's Args are used when it is true.
+	Args []string `toml:"args"`
+	// ValueArgs of an enum replace Args for the values that it lists.
+	ValueArgs map[string][]string `toml:"value-args"`
+}
+
+// option returns the declaration of the option called name.
+func (m *Manifest) option(name string) (*OptionSpec, bool) {
+	i := slices.IndexFunc(m.Options, func(o OptionSpec) bool { return o.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &m.Options[i], true
+}
+
+// isPath reports whether the option's value is a path on the host that is bound into the FS server's root.
+func (o *OptionSpec) isPath() bool {
+	return o.Type == TypeFile || o.Type == TypeDir || o.Type == TypeSecretFile
+}

@@ -1,0 +1,102 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// scalar checks a value against the option's type and returns it in the form that goes into arguments. For a path
+// type it only checks the text.
+func (o *OptionSpec) scalar(value string) (string, error) {
+	if i := strings.IndexFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
+		return "", fmt.Errorf("%q contains a control character", value)
+	}
+	switch o.Type {
+	case TypeInt:
+		n, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("%q is not a whole number", value)
+		case o.Min != nil && n < *o.Min:
+			return "", fmt.Errorf("%d is below the least allowed, %d", n, *o.Min)
+		case o.Max != nil && n > *o.Max:
+			return "", fmt.Errorf("%d is above the largest allowed, %d", n, *o.Max)
+		}
+		return strconv.FormatInt(n, 10), nil
+	case TypeBool:
+		if value != "true" && value != "false" {
+			return "", fmt.Errorf("%q is neither true nor false", value)
+		}
+	case TypeEnum:
+		if !slices.Contains(o.Values, value) {
+			return "", fmt.Errorf("%q is not one of %s%s", value, list(o.Values), didYouMean(value, o.Values))
+		}
+	default:
+		if value == "" {
+			return "", errors.New("is empty")
+		}
+	}
+	return value, nil
+}
+
+// expand returns the arguments for a value that scalar accepted, or for a path type the path inside the root.
+func (o *OptionSpec) expand(value string) ([]string, error) {
+	if o.Type == TypeBool && value != "true" {
+		return nil, nil
+	}
+	if args, ok := o.ValueArgs[value]; ok && o.Type == TypeEnum {
+		return args, nil
+	}
+	out := make([]string, 0, len(o.Args))
+	for i, a := range o.Args {
+		if strings.Contains(a, "${value}") {
+			switch {
+			case inMountOptions(o.Args, i) && strings.ContainsAny(value, `,\`):
+				return nil, fmt.Errorf("%q contains a comma or a backslash, which would end the mount option", value)
+			case strings.HasPrefix(a, "${value}") && strings.HasPrefix(value, "-"):
+				return nil, fmt.Errorf("%q starts with a dash, so it would be taken for an argument", value)
+			}
+		}
+		out = append(out, strings.ReplaceAll(a, "${value}", value))
+	}
+	return out, nil
+}
+
+// inMountOptions reports whether args[i] is (part of) a comma-separated list of mount options.
+func inMountOptions(args []string, i int) bool {
+	return (i > 0 && args[i-1] == "-o") || (strings.HasPrefix(args[i], "-o") && args[i] != "-o")
+}
+
+// setting is one --option of a volume.
+type setting struct{ name, value string }
+
+// parseSettings splits NAME=VALUE texts. NAME alone is short for NAME=true.
+func parseSettings(texts []string) ([]setting, error) {
+	var out []setting
+	for _, t := range texts {
+		name, value, found := strings.Cut(t, "=")
+		if !found {
+			value = "true"
+		}
+		if name == "" {
+			return nil, fmt.Errorf("option %q has no name: write --option NAME=VALUE", t)
+		}
+		if slices.ContainsFunc(out, func(s setting) bool { return s.name == name }) {
+			return nil, fmt.Errorf("option %q is given twice", name)
+		}
+		out = append(out, setting{name, value})
+	}
+	return out, nil
+}
+
+// optionNames lists an appliance's options for a message.
+func (m *Manifest) optionNames() []string {
+	var names []string
+	for i := range m.Options {
+		names = append(names, m.Options[i].Name)
+	}
+	return names
+}

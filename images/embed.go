@@ -1,0 +1,10 @@
+// Package images holds the appliances that come with the binary, one directory each. They are data: gofer/appliance
+// reads them.
+package images
+
+import "embed"
+
+// FS has NAME/appliance.toml for each appliance.
+//
+//go:embed */appliance.toml
+var FS embed.FS
