@@ -1,0 +1,238 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package entrycache
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// change runs an operation that may change the nodes with the given IDs: what
+// is cached of them is invalid from its start, and replies to requests that
+// overlap with it are not kept. after, if not nil, runs with mu held once the
+// change is over; it gets the nodes, nil for those the cache does not know.
+func (f *FS) change(do func() fuse.Status, after func(fuse.Status, []*node) fuse.Status, ids ...uint64) fuse.Status {
+	nodes := make([]*node, len(ids))
+	f.mu.Lock()
+	for i, id := range ids {
+		nodes[i] = f.table.nodes[id]
+	}
+	begin(nodes...)
+	f.mu.Unlock()
+
+	status := do()
+
+	f.mu.Lock()
+	defer f.unlock()
+	end(nodes...)
+	if after != nil {
+		status = after(status, nodes)
+	}
+	return status
+}
+
+// created keeps the entry a creation returned. nodes[0] is the directory.
+func (f *FS) created(name string, out *fuse.EntryOut) func(fuse.Status, []*node) fuse.Status {
+	return func(status fuse.Status, nodes []*node) fuse.Status {
+		if !status.Ok() {
+			// EEXIST, say, contradicts a negative entry.
+			f.table.drop(nodes[0], name)
+			return status
+		}
+		if !f.learn(markOf(nodes[0]), name, out, true) {
+			f.ungive(out.NodeId)
+			return fuse.EIO
+		}
+		return fuse.OK
+	}
+}
+
+// Mknod implements fuse.RawFileSystem.
+func (f *FS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Mknod(cancel, in, name, out) },
+		f.created(name, out), in.NodeId)
+}
+
+// Mkdir implements fuse.RawFileSystem.
+func (f *FS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Mkdir(cancel, in, name, out) },
+		f.created(name, out), in.NodeId)
+}
+
+// Symlink implements fuse.RawFileSystem.
+func (f *FS) Symlink(cancel <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Symlink(cancel, header, target, name, out) },
+		f.created(name, out), header.NodeId)
+}
+
+// Link implements fuse.RawFileSystem.
+func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Link(cancel, in, name, out) },
+		f.created(name, out), in.NodeId, in.Oldnodeid)
+}
+
+// Create implements fuse.RawFileSystem.
+func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	keep := f.created(name, &out.EntryOut)
+	status := f.change(func() fuse.Status { return f.RawFileSystem.Create(cancel, in, name, out) },
+		func(status fuse.Status, nodes []*node) fuse.Status {
+			created := status.Ok()
+			if status = keep(status, nodes); created && !status.Ok() {
+				return statusUnusable
+			}
+			return status
+		}, in.NodeId)
+	if status == statusUnusable {
+		// The file was opened too; nobody else will release it.
+		f.RawFileSystem.Release(nil, &fuse.ReleaseIn{InHeader: fuse.InHeader{NodeId: out.NodeId}, Fh: out.Fh, Flags: in.Flags})
+		return fuse.EIO
+	}
+	return status
+}
+
+// statusUnusable marks, inside Create only, an entry that learn refused.
+const statusUnusable = fuse.Status(-1)
+
+// Tmpfile implements fuse.RawFileSystem. The file has no name to cache.
+func (f *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	status := f.RawFileSystem.Tmpfile(cancel, in, out)
+	if status.Ok() {
+		f.mu.Lock()
+		defer f.unlock()
+		f.learn(mark{}, "", &out.EntryOut, true)
+	}
+	return status
+}
+
+// Unlink implements fuse.RawFileSystem.
+func (f *FS) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
+	return f.remove(header.NodeId, name, func() fuse.Status { return f.RawFileSystem.Unlink(cancel, header, name) })
+}
+
+// Rmdir implements fuse.RawFileSystem.
+func (f *FS) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
+	return f.remove(header.NodeId, name, func() fuse.Status { return f.RawFileSystem.Rmdir(cancel, header, name) })
+}
+
+func (f *FS) remove(dir uint64, name string, do func() fuse.Status) fuse.Status {
+	return f.change(do, func(status fuse.Status, nodes []*node) fuse.Status {
+		// Dropped after failures too: ENOENT and ENOTEMPTY say that the cache was
+		// wrong, and after an interrupted request nobody knows.
+		f.dropChanged(nodes[0], name)
+		return status
+	}, dir)
+}
+
+// dropChanged removes the entry for name and what is cached of the file it
+// named, whose link count and change time may differ now.
+func (f *FS) dropChanged(dir *node, name string) {
+	if e := f.table.entryOf(dir, name); e != nil {
+		if e.child != nil {
+			e.child.changes++
+			e.child.invalidate()
+		}
+		f.table.drop(dir, name)
+	}
+}
+
+// Rename implements fuse.RawFileSystem. Both names are looked up again
+// afterwards: with RENAME_EXCHANGE they are swapped, and a server is free to
+// give the file another node.
+func (f *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Rename(cancel, in, oldName, newName) },
+		func(status fuse.Status, nodes []*node) fuse.Status {
+			f.dropChanged(nodes[0], oldName)
+			f.dropChanged(nodes[1], newName)
+			return status
+		}, in.NodeId, in.Newdir)
+}
+
+// SetAttr implements fuse.RawFileSystem.
+func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.SetAttr(cancel, in, out) },
+		func(status fuse.Status, nodes []*node) fuse.Status {
+			if status.Ok() {
+				f.keepAttr(markOf(nodes[0]), status, out)
+			}
+			return status
+		}, in.NodeId)
+}
+
+// SetXAttr implements fuse.RawFileSystem. It changes ctime, and setting an ACL
+// changes the mode.
+func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.SetXAttr(cancel, in, attr, data) }, nil, in.NodeId)
+}
+
+// RemoveXAttr implements fuse.RawFileSystem.
+func (f *FS) RemoveXAttr(cancel <-chan struct{}, header *fuse.InHeader, attr string) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.RemoveXAttr(cancel, header, attr) }, nil, header.NodeId)
+}
+
+// Open implements fuse.RawFileSystem.
+func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	do := func() fuse.Status { return f.RawFileSystem.Open(cancel, in, out) }
+	if in.Flags&syscall.O_TRUNC == 0 {
+		return do()
+	}
+	return f.change(do, nil, in.NodeId)
+}
+
+// Read implements fuse.RawFileSystem. It changes the access time.
+func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	result, status := f.RawFileSystem.Read(cancel, in, buf)
+	if !f.opts.ReadOnly {
+		f.mu.Lock()
+		if n := f.table.nodes[in.NodeId]; n != nil {
+			n.attrExpires = time.Time{}
+		}
+		f.mu.Unlock()
+	}
+	return result, status
+}
+
+// Write implements fuse.RawFileSystem.
+func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (written uint32, status fuse.Status) {
+	status = f.change(func() (s fuse.Status) {
+		written, s = f.RawFileSystem.Write(cancel, in, data)
+		return s
+	}, nil, in.NodeId)
+	return written, status
+}
+
+// Writev implements fuse.RawFileSystem.
+func (f *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (written uint32, status fuse.Status) {
+	status = f.change(func() (s fuse.Status) {
+		written, s = f.RawFileSystem.Writev(cancel, in, data)
+		return s
+	}, nil, in.NodeId)
+	return written, status
+}
+
+// CopyFileRange implements fuse.RawFileSystem.
+func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (written uint32, status fuse.Status) {
+	status = f.change(func() (s fuse.Status) {
+		written, s = f.RawFileSystem.CopyFileRange(cancel, in)
+		return s
+	}, nil, in.NodeIdOut)
+	return written, status
+}
+
+// Fallocate implements fuse.RawFileSystem.
+func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	return f.change(func() fuse.Status { return f.RawFileSystem.Fallocate(cancel, in) }, nil, in.NodeId)
+}

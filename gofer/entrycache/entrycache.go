@@ -1,0 +1,121 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+// Package entrycache keeps what an FS server said about names and attributes
+// for as long as the server allowed: directory entries (also that a name does
+// not exist), attributes, symbolic link targets, and the whole of a READDIRPLUS
+// reply, so that the lookups that follow a listing cost no request.
+//
+// An FS wraps another fuse.RawFileSystem. The one below is not trusted with
+// memory: the number of entries kept is bounded. Callers above (frontends) are
+// our own code and must balance lookups and forgets, as with any RawFileSystem.
+//
+// The rules are those of the Linux FUSE client (fs/fuse/dir.c): a reply is valid
+// for its entry_valid and attr_valid times, a change made through this FS
+// invalidates what it may have changed, and a reply that was under way while a
+// change was made is used but not kept.
+//
+// Lookup counts: the FS owes the server one FORGET for each entry the server
+// returned (node.owed), and is owed one by its caller for each entry it passed
+// on (node.given). An entry in the cache holds its node. A node that nobody
+// holds is forgotten and leaves the table together with the entries below it.
+//
+// Lock order: FS.mu is a leaf; no request is sent while it is held.
+package entrycache
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// DefaultMaxEntries is how many directory entries an FS keeps unless told
+// otherwise. An entry costs about 500 bytes with its node.
+const DefaultMaxEntries = 128 << 10
+
+// Options configure an FS.
+type Options struct {
+	// MaxEntries bounds the directory entries kept; 0 is DefaultMaxEntries.
+	MaxEntries int
+	// ReadOnly says that nobody reads access times back: reading a file does
+	// not invalidate its attributes.
+	ReadOnly bool
+	// CacheSymlinks says that the server agreed to FUSE_CACHE_SYMLINKS.
+	CacheSymlinks bool
+}
+
+// Stats counts what the cache did. All values only grow, but for the last two.
+type Stats struct {
+	EntryHits, EntryMisses uint64 // lookups answered from the cache, or not
+	AttrHits, AttrMisses   uint64 // the same for GETATTR
+	Invalidations          uint64 // by the server's notifications
+	Evictions              uint64 // entries dropped to stay within MaxEntries
+	Entries, Nodes         int    // now
+}
+
+// FS is a caching fuse.RawFileSystem. It is safe for concurrent use.
+type FS struct {
+	fuse.RawFileSystem // the file system below; methods not defined here pass through
+	opts               Options
+
+	entryHits, entryMisses, attrHits, attrMisses, invalidations, evictions atomic.Uint64
+
+	mu    sync.Mutex
+	table table // guarded by mu
+}
+
+var _ fuse.RawFileSystem = (*FS)(nil)
+
+// New wraps below.
+func New(below fuse.RawFileSystem, o Options) *FS {
+	if o.MaxEntries <= 0 {
+		o.MaxEntries = DefaultMaxEntries
+	}
+	f := &FS{RawFileSystem: below, opts: o}
+	f.table.init()
+	return f
+}
+
+// Unwrap returns the file system below.
+func (f *FS) Unwrap() fuse.RawFileSystem { return f.RawFileSystem }
+
+// String implements fuse.RawFileSystem.
+func (f *FS) String() string { return "entrycache(" + f.RawFileSystem.String() + ")" }
+
+// Stats returns a snapshot.
+func (f *FS) Stats() Stats {
+	f.mu.Lock()
+	entries, nodes := f.table.lru.Len(), len(f.table.nodes)
+	f.mu.Unlock()
+	return Stats{
+		EntryHits: f.entryHits.Load(), EntryMisses: f.entryMisses.Load(),
+		AttrHits: f.attrHits.Load(), AttrMisses: f.attrMisses.Load(),
+		Invalidations: f.invalidations.Load(), Evictions: f.evictions.Load(),
+		Entries: entries, Nodes: nodes,
+	}
+}
+
+// forgets collects nodes to forget once mu is released.
+type forgets []struct{ nodeID, n uint64 }
+
+// unlock releases mu and sends what has become unreferenced.
+func (f *FS) unlock() {
+	gone := f.table.gone
+	f.table.gone = nil
+	f.mu.Unlock()
+	for _, g := range gone {
+		f.RawFileSystem.Forget(g.nodeID, g.n)
+	}
+}
