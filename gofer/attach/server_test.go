@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,20 @@ func (g *fakeGofer) Attach(r Request, fd int, conn *os.File) error {
 	g.fds = append(g.fds, fd)
 	g.conns = append(g.conns, conn)
 	return nil
+}
+
+// requests returns the requests so far.
+func (g *fakeGofer) requests() []Request {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.seen)
+}
+
+// lisafsFDs returns the descriptors accepted so far, still owned by g.
+func (g *fakeGofer) lisafsFDs() []int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.fds)
 }
 
 func (g *fakeGofer) closeAll() {
@@ -126,11 +141,11 @@ func TestAttachHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(conn)
-	if want := (Request{Version: 1, Op: OpAttach, Container: "c1", Destination: "/data", ReadOnly: true}); g.seen[0] != want {
-		t.Errorf("gofer saw %+v, want %+v", g.seen[0], want)
+	if want := (Request{Version: 1, Op: OpAttach, Container: "c1", Destination: "/data", ReadOnly: true}); g.requests()[0] != want {
+		t.Errorf("gofer saw %+v, want %+v", g.requests()[0], want)
 	}
 	// What the gofer holds is the other end of ours.
-	if _, err := unix.Write(g.fds[0], []byte("hello")); err != nil {
+	if _, err := unix.Write(g.lisafsFDs()[0], []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 16)
@@ -271,8 +286,8 @@ func TestServerBadPeers(t *testing.T) {
 			}
 		})
 	}
-	if len(g.seen) != 0 {
-		t.Errorf("handler was called with %+v", g.seen)
+	if seen := g.requests(); len(seen) != 0 {
+		t.Errorf("handler was called with %+v", seen)
 	}
 	// A descriptor in each of two pieces of one request.
 	conn, err := dial(dir)
@@ -339,7 +354,7 @@ func TestConcurrentAttach(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got, want := len(g.fds), 3*maxConversations; got != want {
+	if got, want := len(g.lisafsFDs()), 3*maxConversations; got != want {
 		t.Errorf("got %d descriptors, want %d", got, want)
 	}
 }
