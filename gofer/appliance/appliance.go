@@ -95,6 +95,9 @@ type Manifest struct {
 	ReadOnly  bool   `toml:"read-only"`
 	// StableIno says that the server's inode numbers never name two files, so equal numbers are hard links.
 	StableIno bool `toml:"stable-ino"`
+	// SourceIno says that they are those of the source directory, so that StableIno holds only on file systems where
+	// one number is one file (btrfs, for one, repeats them in each subvolume).
+	SourceIno bool `toml:"source-ino"`
 
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.

@@ -151,6 +151,9 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("command"), "the first element of command must be the program itself"
 		}
 	}
+	if m.SourceIno && (!m.StableIno || (m.Source != SourceDirectory && m.Source != SourceDirectoryOrRemote)) {
+		return at("source-ino"), `"source-ino" needs stable-ino = true and a source that is a directory`
+	}
 	if len(m.SourceSuffixes) != 0 && m.Source != SourceFile {
 		return at("source-suffixes"), `"source-suffixes" needs source = "file"`
 	}

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // plainName is a file name that no option list, fsname= or mtab line of a server can misread.
@@ -34,8 +36,8 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 	}
 	if kind == SourceRemote {
 		switch {
-		case strings.HasPrefix(v.Source, "-"):
-			return "", fmt.Errorf("source %q starts with a dash, so it would be taken for an argument", v.Source)
+		case looksLikeArgument(v.Source):
+			return "", fmt.Errorf("source %q has a dash where a name starts, so it would be taken for an argument", v.Source)
 		case strings.ContainsFunc(v.Source, func(r rune) bool { return r < ' ' || r == 0x7f }):
 			return "", fmt.Errorf("source %q contains a control character", v.Source)
 		case !strings.Contains(v.Source, ":"):
@@ -52,6 +54,11 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 	if kind == SourceDirectory {
 		if !info.IsDir() {
 			return "", fmt.Errorf("source %s is a %s: appliance %q needs a directory", v.Source, kindOf(info), m.Name)
+		}
+		if m.SourceIno {
+			if p.StableIno, err = inodesAreUnique(host); err != nil {
+				return "", fmt.Errorf("source %s: %w", v.Source, err)
+			}
 		}
 		p.bind(host, RootSource, p.ReadOnly)
 		return RootSource, nil
@@ -70,6 +77,26 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 	p.bind(host, path, p.ReadOnly)
 	p.grantAccess(info, !p.ReadOnly)
 	return path, nil
+}
+
+// looksLikeArgument reports whether a remote's name, or the host in it, starts with a dash. Versions of sshfs before
+// 2026 let "[-oProxyCommand=…]:" through to ssh (CVE-2026-48711).
+func looksLikeArgument(remote string) bool {
+	host, _, _ := strings.Cut(remote, ":")
+	return strings.HasPrefix(host, "-") || strings.Contains(host, "@-") || strings.Contains(host, "[-")
+}
+
+// inodesAreUnique reports whether one inode number is one file on dir's file system.
+func inodesAreUnique(dir string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, err
+	}
+	switch int64(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return true, nil
+	}
+	return false, nil
 }
 
 // sourceHint is what stands after --source in a message.
