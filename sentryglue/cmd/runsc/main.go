@@ -1,0 +1,7 @@
+// Command runsc is gVisor's runsc with FSVA volumes: a bind mount of a running
+// volume's directory shows the volume. Everything else is as in gVisor.
+package main
+
+import "fsva/sentryglue"
+
+func main() { sentryglue.Main() }

@@ -1,0 +1,110 @@
+// Package sentryglue is our runsc: gVisor's, plus FSVA volumes.
+//
+// A container mounts a volume by bind-mounting the volume's directory (package
+// attach). Two additions to stock runsc make the container's sentry talk to
+// the volume's gofer instead of showing that directory:
+//
+//   - The spec pass runs in the process that creates the container, before
+//     gVisor's code. It finds the volumes among the bind mounts of config.json,
+//     asks their gofers whether they would take this container, writes one
+//     gVisor mount hint per volume into config.json's annotations, and leaves a
+//     plan in its environment.
+//   - The gofer extension runs in runsc's own gofer, which inherits that
+//     environment. It gives the sentry's lisafs socket of each planned mount to
+//     the volume's gofer and keeps a silent stub in its place.
+//
+// A container without volumes has no plan, hence no extension: it takes stock
+// gVisor's path from the first instruction to the last, and so does every
+// other subcommand.
+//
+// How a hint works here: gVisor applies the caching of a "container"-shared
+// bind mount (cache everything) only together with an overlay that would keep
+// writes from the volume. The process that creates the container decides about
+// the overlay, the sentry about the caching; both look for a hint under the
+// mount's source. So the hint is for a made-up source, which the creating
+// process does not see, and the extension renames the mount's source to it on
+// the way to the sentry. That the mount list goes through the extension's
+// hands is a property of this version of gVisor; the extension checks it for
+// each mount and fails with a clear error.
+//
+// Trust: config.json comes from the container manager and is trusted, as is
+// whoever runs runsc. volume.json and the gofer's answers are bounded and
+// checked by package attach. The container's image is not trusted: paths in it
+// are resolved inside of it.
+//
+// Not supported, and refused with one line: volumes in a container that joins
+// a pod's existing sandbox (gVisor reads hints from the first container only),
+// id-mapped volume mounts, hints of the user's own for a volume.
+package sentryglue
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/cmd/util"
+	"gvisor.dev/gvisor/runsc/fsgofer/extension"
+)
+
+// Main is runsc's main function. It does not return.
+func Main() {
+	glue()
+	maincli.Main()
+}
+
+// glue prepares what gVisor's main function shall find. It exits the process
+// when the container's volumes cannot be mounted.
+func glue() {
+	args := os.Args[1:]
+	if inherited, ok := os.LookupEnv(planEnv); ok {
+		if isGofer(args) {
+			p, err := decodePlan(inherited)
+			if err != nil {
+				util.Fatalf("%v", err)
+			}
+			extension.Register(newGoferExtension(p))
+			return
+		}
+		// Meant for the gofer only, but the environment goes to hooks, too.
+		os.Unsetenv(planEnv)
+	}
+	if filepath.Base(os.Args[0]) == "bwrap" {
+		return // gVisor's alias: args are bubblewrap's
+	}
+	inv, ok := parseCommandLine(args)
+	if !ok {
+		return
+	}
+	p, err := specPass(inv, os.Getenv("FSVA_RUNDIR"))
+	if err == nil && p != nil {
+		err = announce(p)
+	}
+	if err != nil {
+		fatal(inv.logFile, err)
+	}
+}
+
+// isGofer reports whether args are those with which runsc starts its gofer:
+// global flags, all in one argument each, then the subcommand.
+func isGofer(args []string) bool {
+	i := slices.IndexFunc(args, func(a string) bool { return !strings.HasPrefix(a, "-") })
+	return i >= 0 && args[i] == "gofer"
+}
+
+// fatal ends the process as gVisor does for its own errors: the text goes to
+// stderr and, as JSON, into the file in which container managers look for it.
+func fatal(logFile string, err error) {
+	// Before its main function, gVisor's log goes to stderr, too.
+	log.SetTarget(&log.MultiEmitter{})
+	if logFile != "" {
+		f, ferr := log.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, &log.DefaultFileOpts{})
+		if ferr != nil {
+			util.Fatalf("%v (and cannot open log file %q: %v)", err, logFile, ferr)
+		}
+		util.ErrorLogger = f
+	}
+	util.Fatalf("%v", err)
+}

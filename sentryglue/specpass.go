@@ -1,0 +1,227 @@
+package sentryglue
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"fsva/gofer/attach"
+	"gvisor.dev/gvisor/runsc/boot"
+	"gvisor.dev/gvisor/runsc/container"
+	"gvisor.dev/gvisor/runsc/specutils"
+)
+
+const (
+	defaultRunDir = "/run/fsva"
+
+	// hintName begins the names of our hints. The names of this form are ours:
+	// hints of an earlier pass over the same config.json are replaced.
+	hintName = "fsva-"
+)
+
+// specPass looks for volumes among the mounts of the container that inv makes.
+// If there are any, it asks their gofers, updates config.json and returns the
+// plan for the gofer extension. The error, one line, is for the user. runDir
+// is where volumes have their directories, "" for the default.
+func specPass(inv invocation, runDir string) (*plan, error) {
+	bundle, err := filepath.Abs(inv.bundle)
+	if err != nil {
+		return nil, nil // gVisor's to report
+	}
+	c, err := readBundleConfig(bundle)
+	if err != nil {
+		return nil, nil // gVisor's to report
+	}
+	p := &plan{}
+	infos := make(map[int]attach.Info)
+	for i, m := range c.mounts {
+		if !specutils.IsGoferMount(m) {
+			continue
+		}
+		source := m.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(bundle, source)
+		}
+		info, err := attach.ReadInfo(source)
+		if errors.Is(err, attach.ErrNotVolume) {
+			if name, ok := deadVolume(source, runDir); ok {
+				return nil, plannedMount{Volume: name, Destination: m.Destination}.describe(notRunning(name))
+			}
+			continue
+		}
+		if errno := unix.Errno(0); errors.As(err, &errno) {
+			continue // as much of a secret to us as, say, a user's FUSE mount
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot mount a volume at %q: %w", m.Destination, err)
+		}
+		infos[i] = info
+		p.Mounts = append(p.Mounts, newPlannedMount(i, source, m.Destination, m.Options, info))
+	}
+	if len(p.Mounts) > 0 && inv.command == "restore" && containerExists(inv) {
+		// Created by an earlier command, which has attached its volumes.
+		return nil, nil
+	}
+	for i, m := range p.Mounts {
+		if err := checkSupported(c, m); err != nil {
+			return nil, m.describe(err)
+		}
+		if err := checkTwice(p.Mounts[:i], m, infos[m.Index]); err != nil {
+			return nil, m.describe(err)
+		}
+		if err := checkRunning(m, inv.container); err != nil {
+			return nil, m.describe(err)
+		}
+	}
+	before := maps.Clone(c.annotations)
+	c.setHints(p.Mounts, infos)
+	if !maps.Equal(before, c.annotations) {
+		if err := c.write(); err != nil {
+			return nil, fmt.Errorf("cannot prepare the container's volumes: %w", err)
+		}
+	}
+	if len(p.Mounts) == 0 {
+		return nil, nil
+	}
+	return p, nil
+}
+
+// setHints makes the hints in c's annotations those for mounts.
+func (c *bundleConfig) setHints(mounts []plannedMount, infos map[int]attach.Info) {
+	maps.DeleteFunc(c.annotations, func(key, _ string) bool {
+		return strings.HasPrefix(key, boot.MountPrefix+hintName)
+	})
+	if c.annotations == nil && len(mounts) > 0 {
+		c.annotations = make(map[string]string)
+	}
+	for _, m := range mounts {
+		// What gVisor caches: everything for the only container, nothing
+		// unchecked otherwise.
+		share := "container"
+		if infos[m.Index].Coherence == attach.Shared {
+			share = "shared"
+		}
+		for key, value := range map[string]string{
+			"source": m.HintSource,
+			"type":   boot.Bind,
+			"share":  share,
+			// The volume's gofer has no directory to open for the sentry.
+			"directfs": "off",
+		} {
+			c.annotations[fmt.Sprintf("%s%s%d.%s", boot.MountPrefix, hintName, m.Index, key)] = value
+		}
+	}
+}
+
+// checkSupported refuses what this package cannot do for the mount m.
+func checkSupported(c *bundleConfig, m plannedMount) error {
+	spec := &specs.Spec{Annotations: c.annotations}
+	mount := c.mounts[m.Index]
+	switch {
+	case !specutils.IsRootContainer(spec):
+		return errors.New("volumes work in the first container of a sandbox only, and this container joins a pod's")
+	case specutils.IsIDMappedMount(mount):
+		return errors.New("id-mapped mounts of volumes are not supported")
+	case filepath.Clean(m.Destination) == "/dev":
+		return errors.New("a volume cannot be mounted at /dev")
+	}
+	for key, value := range c.annotations {
+		name, isHint := strings.CutPrefix(key, boot.MountPrefix)
+		if !isHint || strings.HasPrefix(name, hintName) || !strings.HasSuffix(name, ".source") {
+			continue
+		}
+		if filepath.Clean(value) == filepath.Clean(m.Source) {
+			return fmt.Errorf("annotation %q is a mount hint for it; remove it, a volume brings its own", key)
+		}
+	}
+	return nil
+}
+
+// checkTwice refuses a second mount of a volume that its clients cache without
+// looking, when one of them writes.
+func checkTwice(earlier []plannedMount, m plannedMount, info attach.Info) error {
+	if info.Coherence != attach.Exclusive {
+		return nil
+	}
+	for _, other := range earlier {
+		if !(other.ReadOnly && m.ReadOnly) && sameDir(other.Source, m.Source) {
+			return fmt.Errorf("the volume is exclusive and this container has it at %q already; mount both read-only, or serve the volume with --coherence shared", other.Destination)
+		}
+	}
+	return nil
+}
+
+func sameDir(a, b string) bool {
+	ai, aerr := os.Stat(a)
+	bi, berr := os.Stat(b)
+	return aerr == nil && berr == nil && os.SameFile(ai, bi)
+}
+
+// checkRunning asks the volume's gofer.
+func checkRunning(m plannedMount, container string) error {
+	err := attach.Check(m.Source, attach.Request{
+		Container:   container,
+		Destination: m.Destination,
+		ReadOnly:    m.ReadOnly,
+	})
+	if errors.Is(err, attach.ErrNotRunning) {
+		return notRunning(m.Volume)
+	}
+	return err
+}
+
+// notRunning is the error for a volume without a gofer.
+func notRunning(name string) error {
+	return fmt.Errorf("the volume is not running; start it with: fsva serve %s", name)
+}
+
+// deadVolume reports whether dir, which holds no volume.json, is the place of a
+// volume that does not run, and its name. A container manager makes the
+// missing source of a bind mount as an empty directory, and an empty directory
+// is not what was asked for.
+func deadVolume(dir, runDir string) (name string, ok bool) {
+	dir = filepath.Clean(dir)
+	volumes := filepath.Dir(dir)
+	if filepath.Base(volumes) != "volumes" {
+		return "", false
+	}
+	if name = filepath.Base(dir); !attach.ValidName(name) {
+		return "", false
+	}
+	if runDir == "" {
+		runDir = defaultRunDir
+	}
+	if volumes == filepath.Join(runDir, "volumes") {
+		return name, true
+	}
+	// The directories of a supervisor that runs elsewhere.
+	for _, sibling := range []string{"control", "locks"} {
+		if st, err := os.Lstat(filepath.Join(filepath.Dir(volumes), sibling)); err != nil || !st.IsDir() {
+			return "", false
+		}
+	}
+	return name, true
+}
+
+// containerExists reports whether runsc knows the container.
+func containerExists(inv invocation) bool {
+	_, err := container.Load(inv.rootDir, container.FullID{ContainerID: inv.container}, container.LoadOpts{SkipCheck: true})
+	return err == nil
+}
+
+// hasOption reports whether opts has the option name, with or without a value.
+// As in gVisor, a later "rw" does not undo a "ro".
+func hasOption(opts []string, name string) bool {
+	for _, o := range opts {
+		if key, _, _ := strings.Cut(o, "="); key == name {
+			return true
+		}
+	}
+	return false
+}
