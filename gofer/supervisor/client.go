@@ -1,0 +1,132 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	controlTimeout = 10 * time.Second
+	maxStatus      = 1 << 20
+)
+
+// List describes all volumes that are being served, by name, and removes what
+// dead supervisors have left. Volumes are listed even if there is an error.
+func List(ctx context.Context, d Dirs) ([]Status, error) {
+	alive, err := cleanLeftovers(ctx, d)
+	all := []Status{}
+	for _, name := range alive {
+		s, serr := query(ctx, d, name)
+		if errors.Is(serr, ErrUnknownVolume) {
+			continue // just beginning, or just gone
+		}
+		if serr != nil {
+			s = Status{Name: name, State: "unknown", Reason: serr.Error()}
+		}
+		all = append(all, s)
+	}
+	return all, err
+}
+
+// Stat describes one volume.
+func Stat(ctx context.Context, d Dirs, name string) (Status, error) {
+	if err := CheckName(name); err != nil {
+		return Status{}, err
+	}
+	return query(ctx, d, name)
+}
+
+// Stop asks a volume's supervisor to stop and waits until it has. With hard set
+// the supervisor kills instead of waiting for flushes.
+func Stop(ctx context.Context, d Dirs, name string, hard bool) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	// Opened first: it is removed at the end, and its lock is what to wait for.
+	lock, err := os.Open(d.lock(name))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return unknownVolume(name)
+	}
+	if err != nil {
+		return err
+	}
+	path := "/v1/stop"
+	if hard {
+		path += "?hard=true"
+	}
+	if err := call(ctx, d, name, http.MethodPost, path, nil); err != nil {
+		lock.Close()
+		return err
+	}
+	released := make(chan error, 1)
+	go func() { released <- waitReleased(lock) }() // ends with the supervisor
+	select {
+	case err := <-released:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("volume %q is still stopping: %w", name, ctx.Err())
+	}
+}
+
+func query(ctx context.Context, d Dirs, name string) (Status, error) {
+	var s Status
+	err := call(ctx, d, name, http.MethodGet, "/v1/stat", &s)
+	return s, err
+}
+
+// call makes one request to a volume's supervisor and decodes the JSON reply
+// into out, unless that is nil.
+func call(ctx context.Context, d Dirs, name, method, path string, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialControl(ctx, d.control(), controlSocket(name))
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fsva"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOTDIR) {
+		return unknownVolume(name)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("volume %q: its supervisor does not answer: %w", name, ctx.Err())
+		}
+		return fmt.Errorf("volume %q: ask its supervisor: %w", name, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("volume %q: its supervisor answers %s", name, resp.Status)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(out); err != nil {
+		return fmt.Errorf("volume %q: read its supervisor's answer: %w", name, err)
+	}
+	return nil
+}
+
+func dialControl(ctx context.Context, dir, name string) (net.Conn, error) {
+	dirFD, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dirFD)
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "unix", socketAddr(dirFD, name))
+}

@@ -1,0 +1,200 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"fsva/gofer/supervisor/goferproto"
+)
+
+// goferNamespaces are those that a gofer is alone in.
+const goferNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// errGoferGone answers requests to a gofer that has ended.
+var errGoferGone = errors.New("the gofer is gone")
+
+// gofer is the gofer child and the conversation with it.
+type gofer struct {
+	*child
+	conn *goferproto.Conn
+
+	ready  chan goferproto.Ready // receives at most once
+	failed chan string           // receives at most once: Error before ready, Failed after
+	gone   chan struct{}         // closed at the end of the conversation
+
+	sendMu sync.Mutex // serialises sends
+
+	mu      sync.Mutex
+	lastID  uint64
+	pending map[uint64]chan goferproto.Reply
+	ended   bool
+}
+
+// startGofer starts the process and sends it cfg. The listener and the channel
+// (nil when there is none) stay the caller's.
+func startGofer(s *spawner, cfg goferproto.Config, listener, channel *os.File, log *slog.Logger) (*gofer, error) {
+	ours, theirs, err := goferproto.Socketpair()
+	if err != nil {
+		return nil, err
+	}
+	end := os.NewFile(uintptr(theirs), "control")
+	defer end.Close()
+	conn, err := goferproto.NewConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	// Before the start: it fits into the socket's buffer, and a Config that is
+	// too big fails here.
+	if err := conn.SendConfig(cfg); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	files := []*os.File{end, listener} // FDControl, FDListener
+	if channel != nil {
+		files = append(files, channel) // FDChannel
+	}
+	c, err := startChild(s, "gofer", "gofer", goferNamespaces, files, log)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	g := &gofer{
+		child:   c,
+		conn:    conn,
+		ready:   make(chan goferproto.Ready, 1),
+		failed:  make(chan string, 1),
+		gone:    make(chan struct{}),
+		pending: map[uint64]chan goferproto.Reply{},
+	}
+	go g.receive()
+	return g, nil
+}
+
+// receive handles replies until the conversation ends. A gofer that makes no
+// sense is killed.
+func (g *gofer) receive() {
+	defer close(g.gone)
+	isReady := false
+	for {
+		r, err := g.conn.RecvReply()
+		if err == nil {
+			err = g.dispatch(r, &isReady)
+		}
+		if err == nil {
+			continue
+		}
+		if err != io.EOF && !errors.Is(err, os.ErrClosed) {
+			g.log.Error("gofer makes no sense, killing it", "err", err)
+			g.signal(unix.SIGKILL)
+		}
+		g.mu.Lock()
+		g.ended = true
+		for id, c := range g.pending {
+			close(c)
+			delete(g.pending, id)
+		}
+		g.mu.Unlock()
+		return
+	}
+}
+
+func (g *gofer) dispatch(r goferproto.Reply, isReady *bool) error {
+	text := r.Error
+	if r.Failed != "" {
+		text = r.Failed
+	}
+	switch {
+	case r.ID != 0:
+		g.mu.Lock()
+		c := g.pending[r.ID]
+		delete(g.pending, r.ID)
+		g.mu.Unlock()
+		if c != nil { // otherwise nobody waits any more
+			c <- r
+		}
+		return nil
+	case r.Ready != nil && !*isReady:
+		*isReady = true
+		g.ready <- *r.Ready
+		return nil
+	case text != "" && (r.Failed != "") == *isReady:
+		select {
+		case g.failed <- text:
+			return nil
+		default:
+		}
+	}
+	return fmt.Errorf("%w: unexpected reply", goferproto.ErrMalformed)
+}
+
+// ask sends a request and waits for its reply.
+func (g *gofer) ask(ctx context.Context, op goferproto.Op) (goferproto.Reply, error) {
+	c := make(chan goferproto.Reply, 1)
+	g.mu.Lock()
+	if g.ended {
+		g.mu.Unlock()
+		return goferproto.Reply{}, errGoferGone
+	}
+	g.lastID++
+	id := g.lastID
+	g.pending[id] = c
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.pending, id)
+		g.mu.Unlock()
+	}()
+
+	if err := g.send(ctx, goferproto.Request{ID: id, Op: op}); err != nil {
+		return goferproto.Reply{}, err
+	}
+	select {
+	case r, ok := <-c:
+		if !ok {
+			return goferproto.Reply{}, errGoferGone
+		}
+		if r.Error != "" {
+			return r, errors.New(r.Error)
+		}
+		return r, nil
+	case <-ctx.Done():
+		return goferproto.Reply{}, fmt.Errorf("the gofer does not answer: %w", ctx.Err())
+	}
+}
+
+func (g *gofer) send(ctx context.Context, r goferproto.Request) error {
+	g.sendMu.Lock()
+	defer g.sendMu.Unlock()
+	deadline, _ := ctx.Deadline() // the zero time is no deadline
+	if err := g.conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	return g.conn.SendRequest(r)
+}
+
+// stat asks the gofer for its account.
+func (g *gofer) stat(ctx context.Context) (*goferproto.Stat, error) {
+	r, err := g.ask(ctx, goferproto.OpStat)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stat == nil {
+		return nil, fmt.Errorf("%w: no stat in the reply", goferproto.ErrMalformed)
+	}
+	return r.Stat, nil
+}
+
+// close ends the conversation and waits for the end of receive.
+//
+// Preconditions: the process has ended.
+func (g *gofer) close() {
+	g.conn.Close()
+	<-g.gone
+}

@@ -1,0 +1,106 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"fsva/gofer/supervisor/goferproto"
+)
+
+const (
+	maxOutputLine = 2048 // bytes; the rest of a longer line is dropped
+	keptLines     = 32
+	// A chatty child may not fill the disk with our log.
+	maxLinesPerSecond = 50
+)
+
+// output is what a child writes to its standard output and error: the last
+// lines are kept, and all are logged once the volume is ready, at a bounded
+// rate. The child is not trusted.
+type output struct {
+	log  *slog.Logger
+	name string // of the child
+
+	mu      sync.Mutex
+	lines   []string // the last keptLines
+	logging bool
+
+	second  time.Time // the second that logged counts for
+	logged  int
+	dropped int
+}
+
+func newOutput(log *slog.Logger, name string) *output {
+	return &output{log: log, name: name}
+}
+
+// consume reads until the end or an error.
+func (o *output) consume(r io.Reader) error {
+	br := bufio.NewReaderSize(r, maxOutputLine)
+	for {
+		line, err := br.ReadSlice('\n')
+		if text := goferproto.Line(string(line), maxOutputLine); text != "" {
+			o.add(text, time.Now())
+		}
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = br.ReadSlice('\n')
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (o *output) add(line string, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.lines) == keptLines {
+		o.lines = append(o.lines[:0], o.lines[1:]...)
+	}
+	o.lines = append(o.lines, line)
+	if o.logging {
+		o.logLocked(line, now)
+	}
+}
+
+func (o *output) logLocked(line string, now time.Time) {
+	if s := now.Truncate(time.Second); !s.Equal(o.second) {
+		if o.dropped > 0 {
+			o.log.Warn("output dropped, there is too much of it", "process", o.name, "lines", o.dropped)
+		}
+		o.second, o.logged, o.dropped = s, 0, 0
+	}
+	if o.logged++; o.logged > maxLinesPerSecond {
+		o.dropped++
+		return
+	}
+	o.log.Info(line, "process", o.name)
+}
+
+// startLogging logs what there was so far and everything from now on.
+func (o *output) startLogging() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.logging {
+		return
+	}
+	o.logging = true
+	for _, l := range o.lines {
+		o.logLocked(l, time.Now())
+	}
+}
+
+// last returns up to n of the last lines as one.
+func (o *output) last(n int) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Join(o.lines[max(0, len(o.lines)-n):], "; ")
+}

@@ -1,0 +1,164 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"fsva/gofer/supervisor/goferproto"
+)
+
+// oldestRunsc is the date of the first release that may run an FS server.
+const oldestRunsc = "20250101"
+
+// runscTimeout bounds a runsc command that does nothing lengthy.
+const runscTimeout = 30 * time.Second
+
+// FindRunsc returns the path of the runsc that runs FS servers: FSVA_RUNSC, or
+// the one beside this binary, or the first on PATH.
+func FindRunsc() (string, error) {
+	if p := os.Getenv("FSVA_RUNSC"); p != "" {
+		p, err := exec.LookPath(p)
+		if err != nil {
+			return "", fmt.Errorf("FSVA_RUNSC: %w", err)
+		}
+		return filepath.Abs(p)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if p, err := exec.LookPath(filepath.Join(filepath.Dir(exe), "runsc")); err == nil {
+		return p, nil
+	}
+	p, err := exec.LookPath("runsc")
+	if err != nil {
+		return "", fmt.Errorf("isolation gvisor needs runsc, which is neither beside %s nor on PATH: build it with make build, set FSVA_RUNSC, or choose --isolation process", exe)
+	}
+	return filepath.Abs(p)
+}
+
+// checkRunsc reports why the runsc at path cannot run FS servers.
+func checkRunsc(ctx context.Context, path string) error {
+	version, err := runRunsc(ctx, path, "--version")
+	if err != nil {
+		return err
+	}
+	if err := checkVersion(version); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	help, err := runRunsc(ctx, path, "help", "run")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(help, "-pass-fd") {
+		return fmt.Errorf("%s is too old: it does not know --pass-fd (gVisor release %s or later does)", path, oldestRunsc)
+	}
+	return nil
+}
+
+var versionDate = regexp.MustCompile(`20[0-9]{6}`)
+
+// checkVersion judges the output of runsc --version. Builds without a release
+// date in their version pass.
+func checkVersion(out string) error {
+	first, _, _ := strings.Cut(out, "\n")
+	version, ok := strings.CutPrefix(strings.TrimSpace(first), "runsc version ")
+	if !ok {
+		return fmt.Errorf("not a runsc: --version says %q", goferproto.Line(first, 80))
+	}
+	if date := versionDate.FindString(version); date != "" && date < oldestRunsc {
+		return fmt.Errorf("runsc %s is too old: FS servers need gVisor release %s or later", goferproto.Line(version, 80), oldestRunsc)
+	}
+	return nil
+}
+
+// runRunsc runs a short command and returns its standard output.
+func runRunsc(ctx context.Context, path string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, runscTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = time.Second
+	stdout, stderr := &boundedBuffer{limit: 64 << 10}, &boundedBuffer{limit: 64 << 10}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() == context.DeadlineExceeded {
+			err = fmt.Errorf("no answer within %v", runscTimeout)
+		}
+		text := goferproto.Line(stderr.String(), 500)
+		if text != "" {
+			text = ": " + text
+		}
+		return "", fmt.Errorf("%s %s: %w%s", path, strings.Join(args, " "), err, text)
+	}
+	return stdout.String(), nil
+}
+
+// deleteSandbox removes what runsc knows about a container, killing what is
+// left of it. A container that does not exist is no error.
+func deleteSandbox(ctx context.Context, runsc, root, id string) error {
+	known, err := sandboxExists(root, id)
+	if err != nil || !known {
+		return err
+	}
+	_, err = runRunsc(ctx, runsc, "--root="+root, "delete", "--force", id)
+	if err != nil {
+		return err
+	}
+	return removeSandboxFiles(root, id)
+}
+
+// sandboxFiles are the files of a container in runsc's root.
+func sandboxFiles(root, id string) ([]string, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		// Named CONTAINER_sandbox:SANDBOX.state and .lock, and
+		// runsc-SANDBOX.sock; one of our containers is its own sandbox.
+		if n := e.Name(); strings.HasPrefix(n, id+"_sandbox:") || n == "runsc-"+id+".sock" {
+			files = append(files, filepath.Join(root, n))
+		}
+	}
+	return files, nil
+}
+
+func sandboxExists(root, id string) (bool, error) {
+	files, err := sandboxFiles(root, id)
+	return len(files) > 0, err
+}
+
+// removeSandboxFiles removes what a deletion has left.
+func removeSandboxFiles(root, id string) error {
+	files, err := sandboxFiles(root, id)
+	for _, f := range files {
+		if rerr := os.Remove(f); rerr != nil && !errors.Is(rerr, os.ErrNotExist) && err == nil {
+			err = rerr
+		}
+	}
+	return err
+}
+
+// boundedBuffer keeps the first bytes written to it.
+type boundedBuffer struct {
+	bytes.Buffer
+	limit int
+}
+
+// Write never fails and never keeps more than the limit.
+func (b *boundedBuffer) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), max(0, b.limit-b.Len()))])
+	return len(p), nil
+}

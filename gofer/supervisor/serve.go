@@ -1,0 +1,397 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"fsva/gofer/attach"
+	"fsva/gofer/supervisor/goferproto"
+)
+
+const (
+	// serverGrace is how long an FS server may take to end after its channel
+	// did, and again after SIGTERM.
+	serverGrace = 5 * time.Second
+	// goferGrace is the same for a gofer that has said it is done.
+	goferGrace = 5 * time.Second
+	// flushTimeout bounds the flush of what clients have open.
+	flushTimeout = 60 * time.Second
+	// blameWait is how long a failed start waits to learn whether the FS server
+	// is to blame, because its end explains more than the gofer's view of it.
+	blameWait = 3 * time.Second
+)
+
+// State of a volume.
+type State string
+
+// States. Failed means that clients get errors and only a stop makes sense.
+const (
+	Starting State = "starting"
+	Serving  State = "ready"
+	Failed   State = "failed"
+	Stopping State = "stopping"
+)
+
+// volume is one volume while it is served.
+type volume struct {
+	cfg     Config
+	log     *slog.Logger
+	runsc   string // empty unless isolation is gvisor
+	started time.Time
+
+	spawner *spawner
+	server  *server // nil when in process
+	gofer   *gofer
+
+	stop     chan struct{} // closed when asked to stop
+	stopOnce sync.Once
+	hard     context.Context // ends when asked to stop at once
+	hardStop context.CancelFunc
+
+	mu     sync.Mutex
+	state  State
+	reason string // why Failed
+	ready  *goferproto.Ready
+}
+
+// Serve serves a volume until it is asked to stop, by a signal or over the
+// control socket. When it returns, no process, mount, socket or file of the
+// volume is left; nil means that the volume was ready and has been stopped.
+// Errors are one line.
+func Serve(ctx context.Context, c Config) (err error) {
+	name := c.Info.Name
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if c.StartTimeout <= 0 {
+		c.StartTimeout = DefaultStartTimeout
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("volume %q: serving needs root: it makes namespaces and mounts for the FS server", name)
+	}
+	if err := c.Dirs.create(); err != nil {
+		return fmt.Errorf("volume %q: %w", name, err)
+	}
+	unlock, err := c.Dirs.lockNames()
+	if err != nil {
+		return fmt.Errorf("volume %q: volume directory not writable: %w", name, err)
+	}
+	l, err := acquire(c.Dirs.lock(name))
+	unlock()
+	var used *inUseError
+	if errors.As(err, &used) {
+		return fmt.Errorf("name in use: volume %q is %w", name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("volume %q: volume directory not writable: %w", name, err)
+	}
+	defer func() {
+		if rerr := l.release(); err == nil {
+			err = rerr
+		}
+	}()
+	v := &volume{cfg: c, log: c.Log, started: time.Now(), spawner: newSpawner(), stop: make(chan struct{}), state: Starting}
+	defer v.spawner.close()
+	v.hard, v.hardStop = context.WithCancel(context.Background())
+	defer v.hardStop()
+	if err := v.serve(ctx); err != nil {
+		return fmt.Errorf("volume %q: %w", name, err)
+	}
+	return nil
+}
+
+// serve is Serve with the name locked.
+func (v *volume) serve(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() { v.watchSignals(ctx) })
+
+	name, d := v.cfg.Info.Name, v.cfg.Dirs
+	if v.cfg.Isolation == IsolationGVisor {
+		if v.runsc = v.cfg.Runsc; v.runsc == "" {
+			if v.runsc, err = FindRunsc(); err != nil {
+				return err
+			}
+		}
+		if err := checkRunsc(ctx, v.runsc); err != nil {
+			return err
+		}
+	}
+	if err := cleanName(ctx, d, name, v.runsc); err != nil {
+		return err
+	}
+	defer func() {
+		if rerr := removeFiles(d, name); rerr != nil {
+			v.log.Error("clean up", "err", rerr)
+			if err == nil {
+				err = rerr
+			}
+		}
+	}()
+	listener, err := v.makeFiles()
+	if err != nil {
+		return err
+	}
+	// The gofer's copy must be the last, so that clients of a dead one notice.
+	defer listener.Close()
+	control, err := listenControl(d.control(), controlSocket(name))
+	if err != nil {
+		return err
+	}
+	background.Go(func() { v.serveControl(ctx, control) })
+
+	started := v.start(ctx, listener)
+	listener.Close()
+	if started == nil {
+		v.watch(ctx)
+	}
+	return join(started, v.shutDown(started == nil))
+}
+
+// makeFiles makes the private directory and, in it, what becomes the volume
+// directory.
+func (v *volume) makeFiles() (listener *os.File, err error) {
+	private := v.cfg.Dirs.private(v.cfg.Info.Name)
+	volumeDir := private + "/" + privateVolume
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{private, 0o700}, {private + "/" + privateRoot, 0o700}, {private + "/" + privateBundle, 0o700}, {volumeDir, 0o755}} {
+		if err := os.Mkdir(dir.path, dir.mode); err != nil {
+			return nil, fmt.Errorf("volume directory not writable: %w", err)
+		}
+	}
+	if err := attach.WriteInfo(volumeDir, v.cfg.Info); err != nil {
+		return nil, fmt.Errorf("volume directory not writable: %w", err)
+	}
+	return attach.Listen(volumeDir)
+}
+
+// start starts the processes and waits until sandboxes can attach.
+func (v *volume) start(ctx context.Context, listener *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.StartTimeout+blameWait)
+	defer cancel()
+	if err := v.startProcesses(listener); err != nil {
+		return err
+	}
+	if err := v.waitReady(ctx); err != nil {
+		return err
+	}
+	dir := v.cfg.Dirs.Volume(v.cfg.Info.Name)
+	if err := os.Rename(v.cfg.Dirs.private(v.cfg.Info.Name)+"/"+privateVolume, dir); err != nil {
+		return fmt.Errorf("volume directory not writable: %w", err)
+	}
+	v.gofer.out.startLogging()
+	if v.server != nil {
+		v.server.out.startLogging()
+	}
+	if v.cfg.Ready != nil {
+		v.cfg.Ready(dir)
+	}
+	if err := notify("READY=1\nSTATUS=serving " + dir); err != nil {
+		v.log.Warn("readiness", "err", err)
+	}
+	return nil
+}
+
+func (v *volume) startProcesses(listener *os.File) error {
+	cfg := v.cfg.Gofer
+	cfg.Version = goferproto.Version
+	cfg.Volume = v.cfg.Info
+	cfg.InitTimeoutMs = v.cfg.StartTimeout.Milliseconds()
+	var ours, theirs *os.File
+	if v.cfg.Server != nil {
+		var err error
+		if ours, theirs, err = newChannel(); err != nil {
+			return err
+		}
+		// Only the children keep an end, so each notices when the other ends.
+		defer ours.Close()
+		defer theirs.Close()
+		s, err := startServer(v.spawner, v.cfg, v.runsc, theirs, v.log)
+		if err != nil {
+			return err
+		}
+		v.mu.Lock()
+		v.server = s
+		v.mu.Unlock()
+	}
+	g, err := startGofer(v.spawner, cfg, listener, ours, v.log)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.gofer = g
+	v.mu.Unlock()
+	return nil
+}
+
+// waitReady waits for the gofer's readiness and explains why there is none.
+func (v *volume) waitReady(ctx context.Context) error {
+	select {
+	case r := <-v.gofer.ready:
+		v.mu.Lock()
+		v.ready, v.state = &r, Serving
+		v.mu.Unlock()
+		return nil
+	case text := <-v.gofer.failed:
+		return v.blame(ctx, text)
+	case <-v.serverDone():
+		return errors.New(v.server.status("before it was ready"))
+	case <-v.gofer.gone:
+		select {
+		case text := <-v.gofer.failed: // said, then ended: both were ready
+			return v.blame(ctx, text)
+		default:
+		}
+		v.gofer.kill() // it may have closed the connection only
+		return errors.New(v.gofer.status("before it was ready"))
+	case <-v.stop:
+		return errors.New("stopped before it was ready")
+	case <-ctx.Done():
+		if ctx.Err() == context.Canceled {
+			return errors.New("stopped before it was ready")
+		}
+		return fmt.Errorf("not ready within %v (--start-timeout)", v.cfg.StartTimeout)
+	}
+}
+
+// blame explains the gofer's words: before the deadline, an FS server that ends
+// with an error is the cause and not the effect.
+func (v *volume) blame(ctx context.Context, text string) error {
+	if v.server == nil || !time.Now().Before(v.started.Add(v.cfg.StartTimeout)) {
+		return errors.New(text)
+	}
+	ctx, cancel := context.WithTimeout(ctx, blameWait)
+	defer cancel()
+	if !v.server.wait(ctx) || v.server.succeeded() {
+		return errors.New(text)
+	}
+	v.log.Debug("start", "gofer", text)
+	return errors.New(v.server.status("before it was ready"))
+}
+
+// succeeded reports whether the process ended with status 0.
+//
+// Preconditions: it has ended.
+func (c *child) succeeded() bool { return c.cmd.ProcessState.Success() }
+
+// serverDone is closed when the FS server has ended; never when there is none.
+func (v *volume) serverDone() <-chan struct{} {
+	if v.server == nil {
+		return nil
+	}
+	return v.server.done
+}
+
+// watch notes failures until the volume is asked to stop.
+func (v *volume) watch(ctx context.Context) {
+	serverDone, goferGone := v.serverDone(), (<-chan struct{})(v.gofer.gone)
+	for {
+		select {
+		case <-v.stop:
+			return
+		case <-ctx.Done():
+			return
+		case text := <-v.gofer.failed:
+			v.fail(text, false /* override */)
+		case <-serverDone:
+			serverDone = nil
+			// The gofer has noticed only that the channel ended.
+			v.fail(v.server.status(""), true /* override */)
+		case <-goferGone:
+			goferGone = nil
+			v.gofer.kill() // it may have closed the connection only
+			v.fail(v.gofer.status(""), false /* override */)
+		}
+	}
+}
+
+// fail makes the volume's state Failed. A later reason replaces an earlier one
+// only with override.
+func (v *volume) fail(reason string, override bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.state == Failed && !override {
+		return
+	}
+	v.state, v.reason = Failed, reason
+	v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
+	if err := notify("STATUS=failed: " + reason); err != nil {
+		v.log.Warn("status", "err", err)
+	}
+}
+
+// requestStop asks for the end; hard for one without waiting for flushes.
+func (v *volume) requestStop(hard bool) {
+	v.stopOnce.Do(func() { close(v.stop) })
+	if hard {
+		v.hardStop()
+	}
+}
+
+// watchSignals turns the first signal into a stop and the second into a hard
+// one.
+func (v *volume) watchSignals(ctx context.Context) {
+	for hard := false; ; hard = true {
+		select {
+		case <-v.cfg.Signals:
+			v.requestStop(hard)
+		case <-ctx.Done():
+			v.requestStop(false /* hard */)
+			return
+		}
+	}
+}
+
+// shutDown stops the processes in order: the gofer flushes what clients have
+// open and sends DESTROY, then the FS server ends because its channel does.
+// wasReady is false after a failed start, when there is nothing to flush.
+func (v *volume) shutDown(wasReady bool) error {
+	v.mu.Lock()
+	failed := v.state == Failed
+	v.state = Stopping
+	v.mu.Unlock()
+	if wasReady {
+		if err := notify("STOPPING=1"); err != nil {
+			v.log.Warn("stopping", "err", err)
+		}
+	}
+	var errs []error
+	if v.gofer != nil {
+		if wasReady && !v.gofer.exited() && v.hard.Err() == nil {
+			ctx, cancel := context.WithTimeout(v.hard, flushTimeout)
+			// After a failure the gofer cannot flush, which everybody knows.
+			if _, err := v.gofer.ask(ctx, goferproto.OpStop); err != nil && !failed {
+				errs = append(errs, fmt.Errorf("stop: %w", err))
+			}
+			cancel()
+			ctx, cancel = context.WithTimeout(v.hard, goferGrace)
+			if !v.gofer.wait(ctx) {
+				v.log.Warn("gofer does not end, killing it", "pid", v.gofer.pid())
+			}
+			cancel()
+		}
+		v.gofer.kill()
+		v.gofer.close()
+	}
+	if v.server != nil {
+		if wasReady {
+			v.server.end(v.hard, serverGrace)
+		} else {
+			v.server.kill()
+		}
+		// Not bounded by hard: this is what leaves nothing behind.
+		if err := v.server.delete(context.Background()); err != nil {
+			errs = append(errs, fmt.Errorf("remove the FS server's sandbox: %w", err))
+		}
+	}
+	return join(errs...)
+}

@@ -1,0 +1,83 @@
+package supervisor
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"fsva/gofer/supervisor/goferproto"
+)
+
+// Status is what is known of a volume; the reply of GET /v1/stat.
+type Status struct {
+	Name        string `json:"name"`
+	Appliance   string `json:"appliance"`
+	Source      string `json:"source,omitempty"`
+	State       State  `json:"state"`
+	Reason      string `json:"reason,omitempty"` // why State is Failed
+	Coherence   string `json:"coherence"`
+	Isolation   string `json:"isolation"`
+	HostNetwork bool   `json:"hostNetwork,omitempty"`
+	ReadOnly    bool   `json:"readOnly,omitempty"`
+	StrictFsync bool   `json:"strictFsync,omitempty"`
+	Directory   string `json:"directory"` // what containers mount
+
+	Started   time.Time `json:"started"`
+	PID       int       `json:"pid"`
+	GoferPID  int       `json:"goferPid,omitempty"`
+	ServerPID int       `json:"serverPid,omitempty"`
+
+	Ready *goferproto.Ready `json:"ready,omitempty"`
+	// Gofer is absent when the gofer is not running or does not answer;
+	// GoferError then says why.
+	Gofer      *goferproto.Stat `json:"gofer,omitempty"`
+	GoferError string           `json:"goferError,omitempty"`
+}
+
+// StateText is State with its reason, one line.
+func (s Status) StateText() string {
+	if s.Reason == "" {
+		return string(s.State)
+	}
+	return string(s.State) + ": " + s.Reason
+}
+
+// goferStatTimeout bounds how long stat waits for the gofer.
+const goferStatTimeout = 2 * time.Second
+
+// status describes the volume.
+func (v *volume) status(ctx context.Context) Status {
+	s := Status{
+		Name: v.cfg.Info.Name, Appliance: v.cfg.Info.Appliance, Source: v.cfg.Source,
+		Coherence: v.cfg.Info.Coherence, Isolation: v.cfg.Isolation,
+		HostNetwork: v.cfg.Server != nil && v.cfg.Server.HostNetwork,
+		ReadOnly:    v.cfg.Info.ReadOnly, StrictFsync: v.cfg.Info.StrictFsync,
+		Directory: v.cfg.Dirs.Volume(v.cfg.Info.Name),
+		Started:   v.started.Truncate(time.Second), PID: os.Getpid(),
+	}
+	v.mu.Lock()
+	s.State, s.Reason, s.Ready = v.state, v.reason, v.ready
+	g, srv := v.gofer, v.server
+	v.mu.Unlock()
+	if srv != nil && !srv.exited() {
+		s.ServerPID = srv.pid()
+	}
+	if g == nil || g.exited() {
+		return s
+	}
+	s.GoferPID = g.pid()
+	if s.State == Serving || s.State == Failed {
+		ctx, cancel := context.WithTimeout(ctx, goferStatTimeout)
+		defer cancel()
+		stat, err := g.stat(ctx)
+		if err != nil {
+			s.GoferError = err.Error()
+		}
+		s.Gofer = stat
+	}
+	return s
+}
+
+func sortedKeys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
