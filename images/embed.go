@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package images holds the appliances that come with the binary, one directory each. They are data: gofer/appliance
 // reads them.
 package images

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package appliance knows what an appliance is: a packaged file system, described by images/NAME/appliance.toml, and
 // how a volume of it is started. It reads manifests, checks what a user asks of a volume against them, and expands
 // both into a Plan: the command, environment, binds and limits that the supervisor applies without further thought.

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package appliance
 
 import (
@@ -22,8 +25,8 @@ type VolumeSpec struct {
 	Options   []string // NAME=VALUE, or NAME for NAME=true
 }
 
-// Bind is a host file or directory that appears inside the FS server's root. A directory is bound without what is
-// mounted below it.
+// Bind is a host file or directory that appears inside the FS server's root, a directory with all that is mounted below
+// it.
 type Bind struct {
 	Host     string // absolute, without symbolic links
 	Path     string // inside the root; its parent is made when it is missing

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package appliance
 
 import (
@@ -86,8 +89,16 @@ func looksLikeArgument(remote string) bool {
 	return strings.HasPrefix(host, "-") || strings.Contains(host, "@-") || strings.Contains(host, "[-")
 }
 
-// inodesAreUnique reports whether one inode number is one file on dir's file system.
+// inodesAreUnique reports whether one inode number is one file in dir: its file system promises that, and no other is
+// mounted below.
 func inodesAreUnique(dir string) (bool, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	if mountedBelow(string(mounts), dir) {
+		return false, nil
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return false, err
@@ -97,6 +108,18 @@ func inodesAreUnique(dir string) (bool, error) {
 		return true, nil
 	}
 	return false, nil
+}
+
+// mountedBelow reports whether mountinfo (proc_pid_mountinfo(5)) has a mount inside of dir.
+func mountedBelow(mountinfo, dir string) bool {
+	// The kernel writes these characters of a path as octal numbers.
+	prefix := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(strings.TrimSuffix(dir, "/")) + "/"
+	for line := range strings.Lines(mountinfo) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], prefix) && len(f[4]) > len(prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // sourceHint is what stands after --source in a message.

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package appliance
 
 import (
@@ -26,10 +29,7 @@ func didYouMean(word string, known []string) string {
 	best, bestDistance := "", 3
 	for _, k := range known {
 		d := distance(strings.ToLower(word), strings.ToLower(k))
-		if len(k) > 2 && d >= len(k) {
-			continue
-		}
-		if d < bestDistance {
+		if d < bestDistance && d <= max(len(word), len(k))/3 {
 			best, bestDistance = k, d
 		}
 	}

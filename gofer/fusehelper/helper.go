@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fusehelper plays fusermount and fusermount3 inside an FS server's root. A FUSE library that may not mount(2)
 // starts that helper and expects an open FUSE device back over a socket; this one mounts nothing and sends the FUSE
 // channel that the server inherited, so the server speaks to the gofer.

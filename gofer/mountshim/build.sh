@@ -1,4 +1,7 @@
 #!/bin/sh
+# Copyright 2026 The FSVA Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
 # usage: build.sh [OUTPUT]
 #
 # Builds libfsvamount.so (see mountshim.c) with $CC, or cc. OUTPUT is ../../bin/libfsvamount.so by default. The result

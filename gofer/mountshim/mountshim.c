@@ -1,5 +1,8 @@
 //go:build ignore
 // (The Go tool must not take this file for cgo's; it is built by build.sh.)
+//
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
 
 /*
  * libfsvamount.so: for FUSE servers that call mount(2) themselves (ntfs-3g, mergerfs).

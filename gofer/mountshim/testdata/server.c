@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 /*
  * What a FUSE server that mounts by itself does, one check a line. It prints the name of each check that fails and
  * exits 1. usage: server /dev/null-like-device other-descriptor

@@ -1,0 +1,135 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package appliance
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+const goodManifest = `name = "demo"
+description = "a demonstration"
+command = ["server", "-f", "${options}", "${source}", "${mountpoint}"]
+mount = "helper"
+isolation = "gvisor"
+coherence = "exclusive"
+source = "file"
+root = "host"
+capabilities = ["CHOWN"]
+
+[env]
+MODE = "quiet"
+
+[[option]]
+name = "offset"
+description = "where it starts"
+type = "int"
+min = 0
+default = "7"
+args = ["-o", "offset=${value}"]
+
+[[option]]
+name = "how"
+description = "how it is done"
+type = "enum"
+values = ["well", "badly"]
+args = ["--how=${value}"]
+`
+
+func TestParse(t *testing.T) {
+	m, err := Parse("demo.toml", []byte(goodManifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Name != "demo" || m.Mount != MountHelper || len(m.Options) != 2 || *m.Options[0].Min != 0 || m.Env["MODE"] != "quiet" {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// TestParseMistakes replaces one text of a good manifest and checks the whole error.
+func TestParseMistakes(t *testing.T) {
+	for _, tc := range []struct{ old, new, want string }{
+		{"mount =", "mounts =", `4:1: unknown key "mounts"; did you mean mount?`},
+		{"min = 0", "mim = 0", `18:1: unknown key "option.mim"; did you mean min?`},
+		{`mount = "helper"`, `mount = 7`, `4:9: cannot decode TOML integer into struct field appliance.Manifest.Mount of type string`},
+		{`mount = "helper"`, `mount = "helper`, `4:16: basic strings cannot have new lines`},
+		{`mount = "helper"`, `mount = "fusermount"`, `4:1: mount "fusermount" is not one of fd, helper, syscall`},
+		{`mount = "helper"`, `mount = "helpr"`, `4:1: mount "helpr" is not one of fd, helper, syscall; did you mean helper?`},
+		{"mount = \"helper\"\n", "", `1:1: "mount" is missing: one of fd, helper, syscall`},
+		{`"demo"`, `"Demo"`, `1:1: name "Demo" must be lower-case letters, digits and dashes, at most 63`},
+		{`"a demonstration"`, `""`, `2:1: "description" must be one line of text`},
+		{`command = ["server", "-f", "${options}", "${source}", "${mountpoint}"]`, ``, `1:1: either "command" or "in-process" is needed`},
+		{`mount = "helper"`, `in-process = "mem"`, `3:1: "command" and "in-process" exclude each other`},
+		{`"${options}", `, ``, `3:1: command has no ${options} element, so options and modes would be lost`},
+		{`"${options}"`, `"x${options}"`, `3:1: command[2]: ${options} must be an element of its own`},
+		{`${source}`, `${sauce}`, `3:1: command[3]: unknown variable ${sauce}: known are ${source}, ${mountpoint}, ${options}`},
+		{`${source}`, `${source`, `3:1: command[3]: unknown variable ${source: known are ${source}, ${mountpoint}, ${options}`},
+		{`"server"`, `"${source}"`, `3:1: the first element of command must be the program itself`},
+		{`isolation = "gvisor"`, `isolation = "none"`, `5:1: isolation "none" is for in-process file systems`},
+		{`coherence = "exclusive"`, `coherence = "loose"`, `6:1: coherence "loose" is not one of exclusive, shared`},
+		{`source = "file"`, `source = "files"`, `7:1: source "files" is not one of file, directory, remote, directory-or-remote, none; did you mean file?`},
+		{`root = "host"`, `root = "here"`, `8:1: root "here" is neither "host" nor an absolute directory`},
+		{`"CHOWN"`, `"CHOWM"`, `9:1: capabilities[0]: unknown capability "CHOWM"; did you mean CHOWN?`},
+		{`"CHOWN"`, `"SYS_ADMIN"`, `9:1: capabilities[0]: unknown capability "SYS_ADMIN"`},
+		{`MODE =`, `"A B" =`, `12:1: env: "A B" is not a variable name`},
+		{`root = "host"`, "root = \"host\"\nsource-ino = true", `9:1: "source-ino" needs stable-ino = true and a source that is a directory`},
+		{`name = "offset"`, `name = "how"`, `23:1: option "how" is declared twice`},
+		{"name = \"offset\"\n", "", `14:3: option without a "name"`},
+		{`type = "int"`, `type = "number"`, `17:1: option "offset": type "number" is not one of string, int, bool, enum, file, dir, secret-file`},
+		{`default = "7"`, `default = "x"`, `19:1: option "offset": default "x" is not a whole number`},
+		{`default = "7"`, `default = "-7"`, `19:1: option "offset": default -7 is below the least allowed, 0`},
+		{`default = "7"`, "default = \"7\"\nrequired = true", `19:1: option "offset": a required option has no default`},
+		{"args = [\"-o\", \"offset=${value}\"]\n", "", `14:3: option "offset" has no "args", so it would do nothing`},
+		{`offset=${value}`, `offset=${values}`, `20:1: option "offset: args[1]: unknown variable ${values}: known are ${value}`},
+		{`values = ["well", "badly"]`, "", `22:3: option "how": "values" belong to type enum, and only there`},
+		{`args = ["--how=${value}"]`, "value-args = {ill = [\"-x\"]}", `27:1: option "how": value-args for "ill", which is not one of its values`},
+	} {
+		t.Run(tc.new, func(t *testing.T) {
+			text := strings.Replace(goodManifest, tc.old, tc.new, 1)
+			if text == goodManifest {
+				t.Fatalf("%q is not in the manifest", tc.old)
+			}
+			_, err := Parse("demo.toml", []byte(text))
+			var pe *ParseError
+			if !errors.As(err, &pe) {
+				t.Fatalf("got %v, want a ParseError", err)
+			}
+			if got, want := err.Error(), "demo.toml:"+strings.Replace(tc.want, `option "offset: args`, `option offset: args`, 1); got != want {
+				t.Errorf("\ngot  %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+func TestParseTooLarge(t *testing.T) {
+	_, err := Parse("demo.toml", make([]byte, maxManifest+1))
+	if err == nil || !strings.Contains(err.Error(), "demo.toml:1:1: the manifest is larger than 65536 bytes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// FuzzParse: no panic, and every error is one line with a position inside the file.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(goodManifest))
+	f.Add([]byte("name = \"\n"))
+	f.Add([]byte("[[option]]\n[option.value-args]\na = [\"${value}\"]\n"))
+	f.Add([]byte("option = [{name = \"x\"}]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := Parse("f", data)
+		if err == nil {
+			return
+		}
+		var pe *ParseError
+		if !errors.As(err, &pe) {
+			t.Fatalf("got %T, want a ParseError", err)
+		}
+		if pe.Line < 1 || pe.Column < 1 || pe.Line > 1+strings.Count(string(data), "\n")+1 {
+			t.Errorf("position %d:%d is outside of the file", pe.Line, pe.Column)
+		}
+		if strings.ContainsAny(pe.Error(), "\n\r") {
+			t.Errorf("more than one line: %q", pe.Error())
+		}
+	})
+}
