@@ -76,20 +76,8 @@ func remove(path string) error {
 //
 // Preconditions: the caller holds the name's lock.
 func cleanName(ctx context.Context, d Dirs, name, runsc string) error {
-	id := containerID(name)
-	known, err := sandboxExists(d.runscRoot(), id)
-	if err != nil {
-		return err
-	}
-	if known {
-		if runsc == "" {
-			if runsc, err = FindRunsc(); err != nil {
-				return fmt.Errorf("remove what is left of the sandbox %s: %w", id, err)
-			}
-		}
-		if err := deleteSandbox(ctx, runsc, d.runscRoot(), id); err != nil {
-			return fmt.Errorf("remove what is left of the sandbox %s: %w", id, err)
-		}
+	if err := deleteSandbox(ctx, runsc, d.runscRoot(name), containerID(name)); err != nil {
+		return fmt.Errorf("remove what is left of the sandbox %s: %w", containerID(name), err)
 	}
 	return removeFiles(d, name)
 }
@@ -97,7 +85,7 @@ func cleanName(ctx context.Context, d Dirs, name, runsc string) error {
 // names lists all volumes that have left any trace, sorted.
 func (d Dirs) names() ([]string, error) {
 	seen := map[string]bool{}
-	for _, dir := range []string{"locks", "control", "private", "volumes"} {
+	for _, dir := range []string{"locks", "control", "private", "runsc", "volumes"} {
 		entries, err := os.ReadDir(filepath.Join(d.Run, dir))
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -101,54 +101,37 @@ func runRunsc(ctx context.Context, path string, args ...string) (string, error) 
 	return stdout.String(), nil
 }
 
-// deleteSandbox removes what runsc knows about a container, killing what is
-// left of it. A container that does not exist is no error.
+// deleteSandbox removes the container that root, the state of a runsc that runs
+// no other, knows about, killing what is left of it, and then root. That there
+// is none is no error.
 func deleteSandbox(ctx context.Context, runsc, root, id string) error {
-	known, err := sandboxExists(root, id)
-	if err != nil || !known {
-		return err
-	}
-	_, err = runRunsc(ctx, runsc, "--root="+root, "delete", "--force", id)
-	if err != nil {
-		return err
-	}
-	return removeSandboxFiles(root, id)
-}
-
-// sandboxFiles are the files of a container in runsc's root.
-func sandboxFiles(root, id string) ([]string, error) {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var files []string
+	if len(entries) > 0 {
+		if runsc == "" {
+			if runsc, err = FindRunsc(); err != nil {
+				return err
+			}
+		}
+		if _, err := runRunsc(ctx, runsc, "--root="+root, "delete", "--force", id); err != nil {
+			return err
+		}
+	}
+	// What a deletion leaves are empty files.
+	if entries, err = os.ReadDir(root); err != nil {
+		return err
+	}
 	for _, e := range entries {
-		// Named CONTAINER_sandbox:SANDBOX.state and .lock, and
-		// runsc-SANDBOX.sock; one of our containers is its own sandbox.
-		if n := e.Name(); strings.HasPrefix(n, id+"_sandbox:") || n == "runsc-"+id+".sock" {
-			files = append(files, filepath.Join(root, n))
+		if err := remove(filepath.Join(root, e.Name())); err != nil {
+			return err
 		}
 	}
-	return files, nil
-}
-
-func sandboxExists(root, id string) (bool, error) {
-	files, err := sandboxFiles(root, id)
-	return len(files) > 0, err
-}
-
-// removeSandboxFiles removes what a deletion has left.
-func removeSandboxFiles(root, id string) error {
-	files, err := sandboxFiles(root, id)
-	for _, f := range files {
-		if rerr := os.Remove(f); rerr != nil && !errors.Is(rerr, os.ErrNotExist) && err == nil {
-			err = rerr
-		}
-	}
-	return err
+	return remove(root)
 }
 
 // boundedBuffer keeps the first bytes written to it.

@@ -150,7 +150,7 @@ func (v *volume) serve(ctx context.Context) (err error) {
 	started := v.start(ctx, listener)
 	listener.Close()
 	if started == nil {
-		v.watch(ctx)
+		v.watch()
 	}
 	return join(started, v.shutDown(started == nil))
 }
@@ -292,36 +292,46 @@ func (v *volume) serverDone() <-chan struct{} {
 }
 
 // watch notes failures until the volume is asked to stop.
-func (v *volume) watch(ctx context.Context) {
-	serverDone, goferGone := v.serverDone(), (<-chan struct{})(v.gofer.gone)
-	for {
-		select {
-		case <-v.stop:
-			return
-		case <-ctx.Done():
-			return
-		case text := <-v.gofer.failed:
-			v.fail(text, false /* override */)
-		case <-serverDone:
-			serverDone = nil
-			// The gofer has noticed only that the channel ended.
-			v.fail(v.server.status(""), true /* override */)
-		case <-goferGone:
-			goferGone = nil
-			v.gofer.kill() // it may have closed the connection only
-			v.fail(v.gofer.status(""), false /* override */)
+func (v *volume) watch() {
+	select {
+	case <-v.stop:
+		return
+	case text := <-v.gofer.failed:
+		// The FS server's end says more than the gofer's view of it, unless it
+		// ended well, because the gofer has given it up.
+		v.fail(text)
+		v.explain()
+	case <-v.serverDone():
+		v.fail(v.server.status(""))
+	case <-v.gofer.gone:
+		v.gofer.kill() // it may have closed the connection only
+		v.fail(v.gofer.status(""))
+	}
+	<-v.stop
+}
+
+// explain replaces the reason of a failure by the FS server's end if that comes
+// soon and with an error.
+func (v *volume) explain() {
+	if v.server == nil {
+		return
+	}
+	timer := time.NewTimer(blameWait)
+	defer timer.Stop()
+	select {
+	case <-v.server.done:
+		if !v.server.succeeded() {
+			v.fail(v.server.status(""))
 		}
+	case <-timer.C:
+	case <-v.stop:
 	}
 }
 
-// fail makes the volume's state Failed. A later reason replaces an earlier one
-// only with override.
-func (v *volume) fail(reason string, override bool) {
+// fail makes the volume's state Failed.
+func (v *volume) fail(reason string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.state == Failed && !override {
-		return
-	}
 	v.state, v.reason = Failed, reason
 	v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
 	if err := notify("STATUS=failed: " + reason); err != nil {

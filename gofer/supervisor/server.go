@@ -56,7 +56,7 @@ func startServer(s *spawner, c Config, runsc string, channel *os.File, log *slog
 	srv := &server{child: child, delete: func(context.Context) error { return nil }}
 	if runsc != "" {
 		srv.delete = func(ctx context.Context) error {
-			return deleteSandbox(ctx, runsc, c.Dirs.runscRoot(), containerID(c.Info.Name))
+			return deleteSandbox(ctx, runsc, c.Dirs.runscRoot(c.Info.Name), containerID(c.Info.Name))
 		}
 	}
 	if _, err := w.Write(b); err != nil {
@@ -89,7 +89,7 @@ func stageConfig(c Config, runsc string) (fsserver.Config, error) {
 	}
 	if runsc != "" {
 		cfg.Runsc = fsserver.Runsc{
-			Path: runsc, Root: c.Dirs.runscRoot(), ContainerID: containerID(c.Info.Name),
+			Path: runsc, Root: c.Dirs.runscRoot(c.Info.Name), ContainerID: containerID(c.Info.Name),
 			Platform: c.Platform, DebugLog: c.RunscDebugLog,
 		}
 		if cfg.Runsc.Platform == "" {

@@ -14,7 +14,7 @@
 //	RUNDIR/control/NAME.sock  its control API
 //	RUNDIR/private/NAME/      the FS server's root and runsc bundle
 //	RUNDIR/volumes/NAME/      volume.json and gofer.sock; appears when the volume is ready
-//	RUNDIR/runsc/             state of the runsc that runs FS servers
+//	RUNDIR/runsc/NAME/        state of the runsc that runs the FS server
 //
 // Every process ends with its parent (PR_SET_PDEATHSIG), so a supervisor that is
 // killed leaves only files. Whoever takes the lock next, Serve or List, removes
@@ -123,7 +123,11 @@ func (d Dirs) Volume(name string) string { return filepath.Join(d.Run, "volumes"
 func (d Dirs) control() string            { return filepath.Join(d.Run, "control") }
 func (d Dirs) lock(name string) string    { return filepath.Join(d.Run, "locks", name) }
 func (d Dirs) private(name string) string { return filepath.Join(d.Run, "private", name) }
-func (d Dirs) runscRoot() string          { return filepath.Join(d.Run, "runsc") }
+func (d Dirs) runsc() string              { return filepath.Join(d.Run, "runsc") }
+
+// runscRoot is the --root of the runsc that runs a volume's FS server: one of
+// its own, which can be removed as a whole.
+func (d Dirs) runscRoot(name string) string { return filepath.Join(d.runsc(), name) }
 
 // controlSocket is the name of a volume's socket in control.
 func controlSocket(name string) string { return name + ".sock" }
@@ -140,7 +144,7 @@ func (d Dirs) create() error {
 	}{
 		{d.Run, 0o755}, {filepath.Join(d.Run, "volumes"), 0o755},
 		{d.control(), 0o700}, {filepath.Join(d.Run, "locks"), 0o700},
-		{filepath.Join(d.Run, "private"), 0o700}, {d.runscRoot(), 0o700},
+		{filepath.Join(d.Run, "private"), 0o700}, {d.runsc(), 0o700},
 	} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("volume directory not writable: %w (FSVA_RUNDIR chooses another one)", err)
