@@ -1,0 +1,294 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+// Package serving is the gofer process: it confines itself, opens the volume's
+// file system, and serves it to sandboxes until its supervisor says stop.
+//
+// The supervisor, at the other end of goferproto.FDControl, is trusted; its
+// configuration is read before the process is confined. Everything that comes
+// later is not: replies of the FS server (handled by fusechannel), requests of
+// sandboxes (lisaserver) and of whoever connects to gofer.sock (attach).
+//
+// Wiring, from back to front:
+//
+//	fusechannel or inprocess → entrycache → lisaserver ← clients ← attach
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fsva/gofer/attach"
+	"fsva/gofer/clients"
+	"fsva/gofer/confine"
+	"fsva/gofer/lisaserver"
+	"fsva/gofer/supervisor/goferproto"
+)
+
+// memRoot is where a volume in memory lives in the gofer's own root.
+const memRoot = "/mem"
+
+// stopTimeout bounds DESTROY: a server that does not answer is stopped by the
+// supervisor.
+const stopTimeout = 5 * time.Second
+
+// Main runs the gofer and returns its exit code. It expects the descriptors
+// that goferproto names and a process that is alone in its mount namespace.
+func Main() int {
+	control, err := goferproto.NewConn(goferproto.FDControl)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fsva: gofer is started by `fsva serve`, not by hand")
+		return 2
+	}
+	defer control.Close()
+	cfg, err := control.RecvConfig()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "fsva: read the configuration: %v\n", err)
+		return 1
+	}
+	log := newLogger(cfg.LogLevel)
+	p := &process{cfg: cfg, control: control, log: log}
+	if err := p.run(); err != nil {
+		// The supervisor reports it; a second line here would only repeat it.
+		if serr := p.send(goferproto.Reply{Error: err.Error()}); serr != nil {
+			log.Error("gofer ends", "err", err)
+		}
+		return 1
+	}
+	return 0
+}
+
+// newLogger writes to standard error, which the supervisor collects. Times are
+// the supervisor's to add; a local time zone would be a file to open, too.
+func newLogger(level string) *slog.Logger {
+	var l slog.Level
+	if l.UnmarshalText([]byte(level)) != nil {
+		l = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{
+		Level: l,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+}
+
+// process is one gofer. Its fields are immutable after start, but for sendMu.
+type process struct {
+	cfg     goferproto.Config
+	control *goferproto.Conn
+	log     *slog.Logger
+
+	sendMu sync.Mutex // serialises sends on control
+
+	backend backend
+	lisa    *lisaserver.Server
+	clients *clients.Table
+}
+
+func (p *process) send(r goferproto.Reply) error {
+	p.sendMu.Lock()
+	defer p.sendMu.Unlock()
+	return p.control.SendReply(r)
+}
+
+// run confines the process and serves until it is told to stop. An error means
+// that the service could not start.
+func (p *process) run() error {
+	lisaserver.RouteGvisorLog(p.log)
+	if err := p.confine(); err != nil {
+		return fmt.Errorf("confine the gofer: %w", err)
+	}
+	var err error
+	if p.backend, err = open(p.cfg, p.log); err != nil {
+		return err
+	}
+	p.lisa = lisaserver.New(p.backend.fs, lisaserver.Options{StableIno: p.cfg.StableIno, Log: p.log})
+	p.clients = clients.New(p.cfg.Volume, connServer{p.lisa}, p.log)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	accepting := make(chan error, 1)
+	listener := os.NewFile(goferproto.FDListener, attach.SocketName)
+	go func() { accepting <- attach.Serve(ctx, listener, p.clients, p.log) }()
+
+	if err := p.send(goferproto.Reply{Ready: p.backend.ready()}); err != nil {
+		return fmt.Errorf("tell the supervisor: %w", err)
+	}
+	go p.watch(ctx)
+
+	request, reason := p.answer()
+	p.log.Debug("stopping", "reason", reason)
+	p.clients.Refuse()
+	cancel()
+	if err := <-accepting; err != nil {
+		p.log.Warn("accepting clients ended early", "err", err)
+	}
+	p.lisa.Close()
+	p.clients.Wait()
+	reply := goferproto.Reply{ID: request.ID}
+	if err := p.backend.close(); err != nil {
+		reply.Error = err.Error()
+		p.log.Warn("stop", "err", err)
+	}
+	if request.ID != 0 {
+		if err := p.send(reply); err != nil {
+			p.log.Debug("the supervisor is gone", "err", err)
+		}
+	}
+	return nil
+}
+
+// connServer serves clients with lisafs.
+type connServer struct{ lisa *lisaserver.Server }
+
+func (s connServer) Serve(lisafsFD int, c clients.Client) error {
+	return s.lisa.Serve(lisafsFD, lisaserver.ConnOptions{ReadOnly: c.ReadOnly, Container: c.Container})
+}
+
+// confine takes away what serving does not need.
+func (p *process) confine() error {
+	unix.Umask(0) // modes come complete from the application's side
+	raiseFileLimit(p.log)
+	root := confine.Root{}
+	for _, b := range p.cfg.Binds {
+		root.Binds = append(root.Binds, confine.Bind{Host: b.Host, Path: b.Target, ReadOnly: b.ReadOnly})
+	}
+	profile, keep := confine.Channel, []int(nil)
+	switch p.cfg.InProcess {
+	case "":
+	case "mem":
+		size, err := parseSize(p.cfg.Options["size"])
+		if err != nil {
+			return err
+		}
+		root.Tmpfs = append(root.Tmpfs, confine.Tmpfs{Path: memRoot, Size: size})
+		fallthrough
+	default:
+		profile, keep = confine.Files, confine.FileCapabilities
+	}
+	if err := confine.EnterRoot(root); err != nil {
+		return err
+	}
+	if err := confine.DropPrivileges(keep...); err != nil {
+		return err
+	}
+	return confine.InstallFilter(profile)
+}
+
+// raiseFileLimit makes room for the descriptors of many clients. A lower limit
+// than asked for is served with; attaches then fail one by one.
+func raiseFileLimit(log *slog.Logger) {
+	var l unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
+	if err == nil {
+		l.Cur, l.Max = 1<<20, max(l.Max, 1<<20)
+		if err = unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			if err = unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err == nil {
+				l.Cur = l.Max
+				err = unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
+			}
+		}
+	}
+	if err != nil {
+		log.Warn("raise the limit of open files", "err", err)
+	}
+}
+
+// parseSize reads a number of bytes with an optional K, M, G or T.
+func parseSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits, unit := s, int64(1)
+	switch s[len(s)-1] {
+	case 'k', 'K':
+		digits, unit = s[:len(s)-1], 1<<10
+	case 'm', 'M':
+		digits, unit = s[:len(s)-1], 1<<20
+	case 'g', 'G':
+		digits, unit = s[:len(s)-1], 1<<30
+	case 't', 'T':
+		digits, unit = s[:len(s)-1], 1<<40
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > (1<<62)/unit {
+		return 0, fmt.Errorf("option size: %q is not a number of bytes such as 512M", s)
+	}
+	return n * unit, nil
+}
+
+// watch tells the supervisor when the file system is lost.
+func (p *process) watch(ctx context.Context) {
+	select {
+	case <-p.backend.done:
+		if err := p.send(goferproto.Reply{Failed: p.backend.err().Error()}); err != nil {
+			p.log.Warn("tell the supervisor", "err", err)
+		}
+	case <-ctx.Done():
+	}
+}
+
+// answer handles requests until one says stop, which it returns, or until the
+// supervisor is gone.
+func (p *process) answer() (goferproto.Request, string) {
+	for {
+		r, err := p.control.RecvRequest()
+		if errors.Is(err, io.EOF) {
+			return goferproto.Request{}, "the supervisor is gone"
+		}
+		if err != nil {
+			return goferproto.Request{}, err.Error()
+		}
+		switch r.Op {
+		case goferproto.OpStop:
+			return r, "asked to"
+		case goferproto.OpStat:
+			err = p.send(goferproto.Reply{ID: r.ID, Stat: p.stat()})
+		default:
+			err = p.send(goferproto.Reply{ID: r.ID, Error: fmt.Sprintf("unknown request %q", r.Op)})
+		}
+		if err != nil {
+			return goferproto.Request{}, err.Error()
+		}
+	}
+}
+
+func (p *process) stat() *goferproto.Stat {
+	c := p.clients.Stats()
+	s := &goferproto.Stat{
+		Clients: len(c.Clients), Attaches: c.Attaches, Refused: c.Refused,
+		Goroutines: runtime.NumGoroutine(),
+	}
+	for _, cl := range c.Clients {
+		s.Attached = append(s.Attached, goferproto.Client{
+			Container: cl.Container, Destination: cl.Destination, ReadOnly: cl.ReadOnly, Since: cl.Since.Unix(),
+		})
+	}
+	p.backend.stat(s)
+	return s
+}
