@@ -18,7 +18,8 @@
 // file's place cannot block the gofer; numbers of several devices do not clash;
 // and no device node is made or opened.
 //
-// Paths are limited to PATH_MAX bytes below the root.
+// Not supported: paths of more than PATH_MAX bytes below the root, and file
+// locks, which each client's kernel keeps for itself (lisafs has none).
 package dirfs
 
 import (

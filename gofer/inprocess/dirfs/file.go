@@ -30,8 +30,6 @@ var (
 	_ = (fs.FileLseeker)((*file)(nil))
 	_ = (fs.FileAllocater)((*file)(nil))
 	_ = (fs.FileReleaser)((*file)(nil))
-	_ = (fs.FileGetlker)((*file)(nil))
-	_ = (fs.FileSetlker)((*file)(nil))
 )
 
 // do calls fn with the descriptor.
@@ -169,49 +167,4 @@ func (f *file) Release(ctx context.Context) unix.Errno {
 	err := unix.Close(f.fd)
 	f.fd = -1
 	return toErrno(err)
-}
-
-// Getlk implements fs.FileGetlker with the lock owner of the open file.
-func (f *file) Getlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32, out *fuse.FileLock) unix.Errno {
-	return f.do(func(fd int) error {
-		l := unix.Flock_t{}
-		toFlock(lk, &l)
-		if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l); err != nil {
-			return err
-		}
-		*out = fuse.FileLock{Typ: uint32(uint16(l.Type)), Start: uint64(l.Start), End: math.MaxInt64}
-		if l.Len > 0 {
-			out.End = uint64(l.Start + l.Len - 1)
-		}
-		return nil
-	})
-}
-
-// Setlk implements fs.FileSetlker. There is no waiting form: a thread that waits
-// for a lock cannot be told to stop. Callers get EAGAIN and retry.
-func (f *file) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) unix.Errno {
-	return f.do(func(fd int) error {
-		if flags&fuse.FUSE_LK_FLOCK == 0 {
-			l := unix.Flock_t{}
-			toFlock(lk, &l)
-			return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &l)
-		}
-		switch lk.Typ {
-		case unix.F_RDLCK:
-			return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
-		case unix.F_WRLCK:
-			return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		case unix.F_UNLCK:
-			return unix.Flock(fd, unix.LOCK_UN)
-		}
-		return unix.EINVAL
-	})
-}
-
-func toFlock(lk *fuse.FileLock, l *unix.Flock_t) {
-	*l = unix.Flock_t{Type: int16(lk.Typ), Whence: unix.SEEK_SET, Start: int64(lk.Start)}
-	// Length 0 means up to the end, FUSE says so with the largest offset.
-	if lk.End < math.MaxInt64 {
-		l.Len = int64(lk.End - lk.Start + 1)
-	}
 }
