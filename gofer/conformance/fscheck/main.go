@@ -18,7 +18,7 @@ import (
 
 func main() {
 	conformance.Helper()
-	dir := flag.String("dir", "", "directory to check, must exist")
+	dir := flag.String("dir", "", "directory to check; write and prepare make it")
 	mode := flag.String("mode", "write", "write: the checks of a writable directory; prepare: make the fixed tree; tree: verify it; readonly: verify that it refuses changes")
 	match := flag.String("run", "", "run only the checks whose name matches this expression")
 	var tree conformance.Tree
@@ -42,9 +42,13 @@ func main() {
 func run(dir, mode string, re *regexp.Regexp, tree conformance.Tree) error {
 	var checks []conformance.Check
 	switch mode {
-	case "prepare":
-		return tree.Write(dir)
-	case "write":
+	case "prepare", "write":
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if mode == "prepare" {
+			return tree.Write(dir)
+		}
 		checks = conformance.WriteChecks()
 	case "tree":
 		checks = conformance.TreeChecks(tree)

@@ -24,6 +24,8 @@ func TestPosix(t *testing.T) {
 	root := *dir
 	if root == "" {
 		root = t.TempDir()
+	} else if err := os.MkdirAll(root, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(posixtest.All)) {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,263 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Volume is a running `fsva serve`.
+type Volume struct {
+	Name string
+	// Dir is what containers bind-mount.
+	Dir string
+
+	env  *Env
+	proc *process
+}
+
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 30 * time.Second
+)
+
+// FSVAEnv is the environment of every fsva the tests start.
+func (e *Env) FSVAEnv() []string {
+	return []string{"FSVA_RUNDIR=" + e.RunDir, "FSVA_STATEDIR=" + e.StateDir}
+}
+
+// Serve starts `fsva serve name flags…` and returns when it says that it is ready. The test's clean-up stops it and
+// checks that nothing is left.
+func (e *Env) Serve(t testing.TB, name string, flags ...string) *Volume {
+	t.Helper()
+	v, err := e.startVolume(t, name, flags...)
+	if err != nil {
+		t.Fatalf("fsva serve %s %s: %v", name, strings.Join(flags, " "), err)
+	}
+	t.Cleanup(func() { v.Stop(t) })
+	return v
+}
+
+func (e *Env) startVolume(t testing.TB, name string, flags ...string) (*Volume, error) {
+	t.Helper()
+	NeedRoot(t)
+	e.Binary(t, "runsc") // it stands beside fsva
+	fsva := e.Binary(t, "fsva")
+	ready, err := newReadiness(e.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer ready.close()
+	v := &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e}
+	args := append([]string{fsva, "serve", name}, flags...)
+	v.proc = startProcess(t, append(e.FSVAEnv(), "NOTIFY_SOCKET="+ready.path), args...)
+	if err := ready.await(v.proc.done, startTimeout); err != nil {
+		if !v.proc.ended() {
+			v.proc.kill()
+		}
+		return nil, fmt.Errorf("%w\n%s", err, tail(v.proc.output()))
+	}
+	return v, nil
+}
+
+// PID returns the supervisor's process id.
+func (v *Volume) PID() int { return v.proc.pid() }
+
+// Processes returns the supervisor and everything below it.
+func (v *Volume) Processes() []Proc {
+	var all []Proc
+	if p, ok := readProc(v.PID()); ok {
+		all = append(all, p)
+	}
+	return append(all, descendants(v.PID())...)
+}
+
+// Gofer returns the volume's gofer process.
+func (v *Volume) Gofer(t testing.TB) Proc {
+	t.Helper()
+	for _, p := range descendants(v.PID()) {
+		if p.PPID == v.PID() && strings.Contains(p.Cmdline+" ", " gofer ") && !strings.Contains(p.Cmdline, "runsc") {
+			return p
+		}
+	}
+	t.Fatalf("no gofer below the supervisor: %v", v.Processes())
+	return Proc{}
+}
+
+// Stdout returns what the supervisor has printed; its readiness line is the first.
+func (v *Volume) Stdout() string { return v.proc.out.String() }
+
+// Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr.
+func (v *Volume) Log() string { return v.proc.err.String() }
+
+// Mount returns a docker -v argument for the volume.
+func (v *Volume) Mount(dest string) string { return v.Dir + ":" + dest }
+
+// Stop ends the volume by SIGTERM, once, and checks that it ends well and leaves nothing.
+func (v *Volume) Stop(t testing.TB) {
+	t.Helper()
+	if v.proc == nil {
+		return
+	}
+	proc := v.proc
+	v.proc = nil
+	if proc.ended() {
+		t.Errorf("volume %s ended by itself: %v\n%s", v.Name, proc.cmd.ProcessState, tail(proc.output()))
+		return
+	}
+	below := descendants(proc.pid())
+	if err := proc.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Errorf("volume %s: %v", v.Name, err)
+	}
+	if !proc.waitFor(stopTimeout) {
+		t.Errorf("volume %s does not stop within %v; killing it\n%s", v.Name, stopTimeout, tail(proc.output()))
+		proc.kill()
+	} else if code := proc.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("volume %s: exit code %d after SIGTERM\n%s", v.Name, code, tail(proc.output()))
+	}
+	for _, p := range awaitGone(below, time.Now().Add(5*time.Second)) {
+		t.Errorf("volume %s left process %v", v.Name, p)
+		if err := unix.Kill(p.PID, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := v.env.NothingLeft(v.Name); err != nil {
+		t.Errorf("volume %s: %v", v.Name, err)
+	}
+	if t.Failed() {
+		t.Logf("log of volume %s:\n%s", v.Name, tail(proc.output()))
+	}
+}
+
+// NothingLeft returns an error that names every file, mount and cgroup which a volume of this name left behind.
+func (e *Env) NothingLeft(name string) error {
+	var errs []error
+	for _, sub := range []string{"volumes/" + name, "control/" + name + ".sock", "private/" + name} {
+		if _, err := os.Lstat(filepath.Join(e.RunDir, sub)); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("left %s (%v)", filepath.Join(e.RunDir, sub), err))
+		}
+	}
+	states, err := e.RunscStates(name)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, s := range states {
+		errs = append(errs, fmt.Errorf("left runsc state %s", s))
+	}
+	mounts, err := mountsBelow(e.RunDir)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, m := range mounts {
+		if strings.Contains(m, name) {
+			errs = append(errs, fmt.Errorf("left mount %s", m))
+		}
+	}
+	for _, p := range processes() {
+		if p.State != 'Z' && strings.Contains(p.Cmdline, filepath.Join(e.RunDir, "volumes", name)+"/") {
+			errs = append(errs, fmt.Errorf("left process %v", p))
+		}
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup/*/*", "/sys/fs/cgroup/*/*/*"} {
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, d := range dirs {
+			if fi, err := os.Stat(d); err == nil && fi.IsDir() && strings.Contains(filepath.Base(d), name) {
+				errs = append(errs, fmt.Errorf("left cgroup %s", d))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// RunscStates returns the entries of the state directory of the runsc that runs FS servers, of one volume, or of all
+// with name "". The directory itself may be missing.
+func (e *Env) RunscStates(name string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(e.RunDir, "runsc"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var found []string
+	for _, entry := range entries {
+		if strings.Contains(entry.Name(), name) {
+			found = append(found, entry.Name())
+		}
+	}
+	return found, nil
+}
+
+// FSVA runs another fsva command, at most a minute. It does not judge the exit code.
+func (e *Env) FSVA(t testing.TB, args ...string) Result {
+	t.Helper()
+	return Run(t, time.Minute, e.FSVAEnv(), append([]string{e.Binary(t, "fsva")}, args...)...)
+}
+
+// readiness is the receiving end of sd_notify.
+type readiness struct {
+	path string
+	conn *net.UnixConn
+}
+
+func newReadiness(dir string) (*readiness, error) {
+	f, err := os.CreateTemp(dir, "notify")
+	if err != nil {
+		return nil, err
+	}
+	path := f.Name()
+	if err := errors.Join(f.Close(), os.Remove(path)); err != nil {
+		return nil, err
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	return &readiness{path: path, conn: conn}, nil
+}
+
+// await waits for READY=1, the end of the process, or the timeout.
+func (r *readiness) await(ended <-chan struct{}, timeout time.Duration) error {
+	if err := r.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-ended:
+			// Wakes the read below; what was sent before is still delivered first. An error means it is closed.
+			_ = r.conn.SetReadDeadline(time.Now())
+		case <-stop:
+		}
+	}()
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.conn.Read(buf)
+		if err != nil {
+			select {
+			case <-ended:
+				return errors.New("it ended before it was ready")
+			default:
+				return fmt.Errorf("not ready after %v", timeout)
+			}
+		}
+		for line := range strings.Lines(string(buf[:n])) {
+			if strings.TrimSpace(line) == "READY=1" {
+				return nil
+			}
+		}
+	}
+}
+
+func (r *readiness) close() {
+	// The socket file is below the run's temporary directory; a failure leaves it for the guardian.
+	_ = r.conn.Close()
+}
