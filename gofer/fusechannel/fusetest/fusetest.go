@@ -1,0 +1,99 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fusetest serves go-fuse file systems over a socketpair, so that tests have an FS server to talk to without
+// /dev/fuse, a mount or another process.
+package fusetest
+
+import (
+	"io"
+	"log"
+	"sync"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	workers = 8
+	// bufSize is enough for a request or reply with 1 MiB of data.
+	bufSize = 1<<20 + 8192
+	sockBuf = 4 << 20
+)
+
+// SocketPair returns the two ends of a FUSE channel: SOCK_SEQPACKET, close-on-exec, with 4 MiB buffers where the
+// process may set them. The caller owns both.
+func SocketPair(t testing.TB) (client, server int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("socketpair: %v", err)
+	}
+	for _, fd := range fds {
+		for force, plain := range map[int]int{unix.SO_SNDBUFFORCE: unix.SO_SNDBUF, unix.SO_RCVBUFFORCE: unix.SO_RCVBUF} {
+			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, sockBuf) != nil {
+				// Not root: net.core.wmem_max bounds it.
+				if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, sockBuf); err != nil {
+					t.Fatalf("setsockopt: %v", err)
+				}
+			}
+		}
+	}
+	return fds[0], fds[1]
+}
+
+// Serve starts serving fs and returns the client's end of the channel, which the caller owns. The server stops when
+// that is closed or shut down, or else when the test ends; the test's cleanup waits for it.
+func Serve(t testing.TB, fs fuse.RawFileSystem) (clientFD int) {
+	t.Helper()
+	return ServeOptions(t, fs, &fuse.MountOptions{MaxWrite: 1 << 20, Logger: log.New(io.Discard, "", 0)})
+}
+
+// ServeOptions is Serve with the server's options.
+func ServeOptions(t testing.TB, fs fuse.RawFileSystem, opts *fuse.MountOptions) (clientFD int) {
+	t.Helper()
+	client, server := SocketPair(t)
+	ps := fuse.NewProtocolServer(fs, opts)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			work(ps, server)
+		}()
+	}
+	t.Cleanup(func() {
+		unix.Shutdown(server, unix.SHUT_RDWR) // wakes the workers
+		wg.Wait()
+		unix.Close(server)
+	})
+	return client
+}
+
+// work answers requests until the client is gone.
+func work(ps *fuse.ProtocolServer, fd int) {
+	in, out := make([]byte, bufSize), make([]byte, bufSize)
+	for {
+		n, _, _, _, err := unix.Recvmsg(fd, in, nil, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return
+		}
+		m, st := ps.HandleRequest([][]byte{in[:n]}, [][]byte{out})
+		if st != fuse.OK || m == 0 {
+			continue // no reply: FORGET, INTERRUPT, or a request that the server logged
+		}
+		for {
+			err = unix.Sendmsg(fd, out[:m], nil, nil, unix.MSG_NOSIGNAL)
+			if err != unix.EINTR {
+				break
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}

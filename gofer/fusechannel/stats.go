@@ -1,0 +1,102 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package fusechannel
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is a snapshot of a channel's counters. They are read one by one, so they need not add up.
+type Stats struct {
+	// Ops and Errors count requests sent, and those that ended with an error, by operation name as in the kernel's
+	// header ("GETATTR"). Operations without requests are left out.
+	Ops, Errors map[string]uint64
+	// BytesIn is what was received, BytesRead and BytesWritten the file data among it and sent.
+	BytesIn, BytesRead, BytesWritten uint64
+	// InFlight is the number of requests that wait for a reply now.
+	InFlight int
+	// Malformed counts messages that a correct server does not send; Unknown those among them that answer no request.
+	Malformed, Unknown uint64
+	// Notifications counts notifications by name ("INVAL_ENTRY"), Refused those that were not passed on, because they
+	// were malformed or because there is no use for their kind.
+	Notifications map[string]uint64
+	Refused       uint64
+	// Forgets counts the nodes in FORGET and BATCH_FORGET requests.
+	Forgets uint64
+	// SkippedNames counts directory entries with names longer than NAME_MAX, which were left out.
+	SkippedNames uint64
+}
+
+// counters are the atomics behind Stats.
+type counters struct {
+	ops, errs                        [opCount]atomic.Uint64
+	notes                            [noteCount]atomic.Uint64
+	bytesIn, bytesRead, bytesWritten atomic.Uint64
+	malformed, unknown, refused      atomic.Uint64
+	forgets, skipped                 atomic.Uint64
+}
+
+// Stats returns the counters.
+func (c *Channel) Stats() Stats {
+	c.mu.Lock()
+	flying := c.flying
+	c.mu.Unlock()
+	s := Stats{
+		Ops:           make(map[string]uint64),
+		Errors:        make(map[string]uint64),
+		Notifications: make(map[string]uint64),
+		BytesIn:       c.stats.bytesIn.Load(),
+		BytesRead:     c.stats.bytesRead.Load(),
+		BytesWritten:  c.stats.bytesWritten.Load(),
+		InFlight:      flying,
+		Malformed:     c.stats.malformed.Load(),
+		Unknown:       c.stats.unknown.Load(),
+		Refused:       c.stats.refused.Load(),
+		Forgets:       c.stats.forgets.Load(),
+		SkippedNames:  c.stats.skipped.Load(),
+	}
+	for op, name := range opNames {
+		if n := c.stats.ops[op].Load(); n > 0 {
+			s.Ops[name] = n
+		}
+		if n := c.stats.errs[op].Load(); n > 0 {
+			s.Errors[name] = n
+		}
+	}
+	for code, name := range noteNames {
+		if n := c.stats.notes[code].Load(); n > 0 {
+			s.Notifications[name] = n
+		}
+	}
+	return s
+}
+
+// logPeriod is the least time between two lines that the server can cause.
+const logPeriod = time.Second
+
+// limitedLog writes at most one line per logPeriod and says how many it left out.
+type limitedLog struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	last    time.Time
+	dropped int
+}
+
+func (l *limitedLog) warn(msg string, detail func() string) {
+	l.mu.Lock()
+	now := time.Now()
+	if !l.last.IsZero() && now.Sub(l.last) < logPeriod {
+		l.dropped++
+		l.mu.Unlock()
+		return
+	}
+	dropped := l.dropped
+	l.last, l.dropped = now, 0
+	l.mu.Unlock()
+	l.log.Warn(msg, "detail", detail(), "unlogged", dropped)
+}
