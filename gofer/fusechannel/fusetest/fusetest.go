@@ -56,13 +56,17 @@ func ServeOptions(t testing.TB, fs fuse.RawFileSystem, opts *fuse.MountOptions) 
 	client, server := SocketPair(t)
 	ps := fuse.NewProtocolServer(fs, opts)
 	var wg sync.WaitGroup
-	for range workers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			work(ps, server)
-		}()
-	}
+	// INIT changes the protocol server's state, so the other workers start after the first request.
+	wg.Go(func() {
+		s := newWorker(ps, server)
+		if !s.serve() {
+			return
+		}
+		for range workers - 1 {
+			wg.Go(newWorker(ps, server).run)
+		}
+		s.run()
+	})
 	t.Cleanup(func() {
 		unix.Shutdown(server, unix.SHUT_RDWR) // wakes the workers
 		wg.Wait()
@@ -71,29 +75,39 @@ func ServeOptions(t testing.TB, fs fuse.RawFileSystem, opts *fuse.MountOptions) 
 	return client
 }
 
-// work answers requests until the client is gone.
-func work(ps *fuse.ProtocolServer, fd int) {
-	in, out := make([]byte, bufSize), make([]byte, bufSize)
-	for {
-		n, _, _, _, err := unix.Recvmsg(fd, in, nil, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n == 0 {
-			return
-		}
-		m, st := ps.HandleRequest([][]byte{in[:n]}, [][]byte{out})
-		if st != fuse.OK || m == 0 {
-			continue // no reply: FORGET, INTERRUPT, or a request that the server logged
-		}
-		for {
-			err = unix.Sendmsg(fd, out[:m], nil, nil, unix.MSG_NOSIGNAL)
-			if err != unix.EINTR {
-				break
-			}
-		}
-		if err != nil {
-			return
-		}
+// worker answers requests, one at a time.
+type worker struct {
+	ps      *fuse.ProtocolServer
+	fd      int
+	in, out []byte
+}
+
+func newWorker(ps *fuse.ProtocolServer, fd int) *worker {
+	return &worker{ps: ps, fd: fd, in: make([]byte, bufSize), out: make([]byte, bufSize)}
+}
+
+// run serves until the client is gone.
+func (w *worker) run() {
+	for w.serve() {
 	}
+}
+
+// serve answers one request. It returns false when the client is gone.
+func (w *worker) serve() bool {
+	n, _, _, _, err := unix.Recvmsg(w.fd, w.in, nil, 0)
+	for err == unix.EINTR {
+		n, _, _, _, err = unix.Recvmsg(w.fd, w.in, nil, 0)
+	}
+	if err != nil || n == 0 {
+		return false
+	}
+	m, st := w.ps.HandleRequest([][]byte{w.in[:n]}, [][]byte{w.out})
+	if st != fuse.OK || m == 0 {
+		return true // no reply: FORGET, INTERRUPT, or a request that the server logged
+	}
+	err = unix.Sendmsg(w.fd, w.out[:m], nil, nil, unix.MSG_NOSIGNAL)
+	for err == unix.EINTR {
+		err = unix.Sendmsg(w.fd, w.out[:m], nil, nil, unix.MSG_NOSIGNAL)
+	}
+	return err == nil
 }
