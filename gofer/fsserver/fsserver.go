@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fsserver is the stage between the supervisor and a third-party FS
 // server: it builds the only file tree that the server will see and then
 // becomes the server (isolation process) or the runsc that runs it (isolation

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package supervisor starts, watches and stops the processes of one volume, and
 // lists and stops volumes that are being served.
 //
