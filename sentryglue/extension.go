@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
@@ -18,17 +32,14 @@ import (
 	"gvisor.dev/gvisor/runsc/specutils"
 )
 
-const (
-	// goferRoot is where runsc's gofer has the container's root file system and,
-	// in it, the sources of the bind mounts.
-	goferRoot = "/root"
-	goferProc = "/proc"
+// goferRoot is where runsc's gofer has the container's root file system and, in
+// it, the sources of the bind mounts.
+const goferRoot = "/root"
 
-	// attachedFlag says that an earlier incarnation of this process has handed
-	// over the sockets: without root's privileges the gofer executes itself
-	// again after PrepareGofer.
-	attachedFlag = "fsva-attached"
-)
+// attachedFlag says that an earlier incarnation of this process has handed over
+// the sockets: without root's privileges the gofer executes itself again after
+// PrepareGofer.
+const attachedFlag = "fsva-attached"
 
 // goferExtension hands the planned mounts of one container to the gofers of
 // their volumes. gVisor calls it from one goroutine.
@@ -58,9 +69,6 @@ func (e *goferExtension) SetFlags(f *flag.FlagSet) {
 // and the options that the sentry needs.
 func (e *goferExtension) PrepareGofer(ctx extension.GoferPrepareContext) (extension.GoferPrepareResult, error) {
 	if err := e.prepare(ctx); err != nil {
-		if terr := e.plan.tell(goferProc, err); terr != nil {
-			log.Warningf("fsva: the container's creator does not know why it fails: %v", terr)
-		}
 		return extension.GoferPrepareResult{}, err
 	}
 	return extension.GoferPrepareResult{FlagOverrides: map[string]string{attachedFlag: "true"}}, nil
@@ -191,7 +199,7 @@ func handOver(m plannedMount, l lisafsFD, container string) error {
 
 // TryHandleMount implements extension.Extension: it claims the planned mounts
 // with a stub. It runs under the gofer's seccomp filter.
-func (e *goferExtension) TryHandleMount(_ *specs.Spec, mount *specs.Mount, _ string, readonly bool) (lisafs.ConnectionImpl, lisafs.ConnectionOpts, error) {
+func (e *goferExtension) TryHandleMount(_ *specs.Spec, mount *specs.Mount, mountPath string, readonly bool) (lisafs.ConnectionImpl, lisafs.ConnectionOpts, error) {
 	if mount == nil { // the root file system
 		return nil, lisafs.ConnectionOpts{}, nil
 	}
@@ -202,7 +210,7 @@ func (e *goferExtension) TryHandleMount(_ *specs.Spec, mount *specs.Mount, _ str
 	}
 	if slices.Contains(e.sources, mount.Source) {
 		// PrepareGofer's change did not get here, hence not to the sentry.
-		return nil, lisafs.ConnectionOpts{}, errors.New("this version of gVisor does not let an extension change mounts")
+		return nil, lisafs.ConnectionOpts{}, errors.New(cannotMount + "at " + mountPath + ": this version of gVisor does not let an extension change mounts")
 	}
 	return nil, lisafs.ConnectionOpts{}, nil
 }

@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
@@ -285,7 +299,9 @@ func (b *bundle) command(t *testing.T, name string, global []string, args ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{name, "--root=" + b.root, "--network=none", "--platform=systrap", "--ignore-cgroups"}, global...)
 	cmd.Args = append(cmd.Args, args...)
 	cmd.WaitDelay = 10 * time.Second

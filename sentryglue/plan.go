@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
@@ -15,10 +29,7 @@ const planEnv = "FSVA_RUNSC_PLAN"
 
 // plan is what the gofer extension has to do.
 type plan struct {
-	// Creator and ReasonFD name the pipe for an error message (reason.go).
-	Creator  int            `json:"creator"`
-	ReasonFD int            `json:"reasonFD"`
-	Mounts   []plannedMount `json:"mounts"`
+	Mounts []plannedMount `json:"mounts"`
 }
 
 // plannedMount is one volume among the container's mounts.
@@ -61,9 +72,12 @@ func newPlannedMount(index int, source, destination string, options []string, in
 	return m
 }
 
+// cannotMount begins every error about a mount; reason.go knows them by it.
+const cannotMount = "cannot mount volume "
+
 // describe returns err with the volume and the mount it is about.
 func (m plannedMount) describe(err error) error {
-	return fmt.Errorf("cannot mount volume %q at %q: %w", m.Volume, m.Destination, err)
+	return fmt.Errorf(cannotMount+"%q at %q: %w", m.Volume, m.Destination, err)
 }
 
 // setEnv leaves p for the gofers that this process starts.

@@ -1,122 +1,126 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
 	"gvisor.dev/gvisor/runsc/cmd/util"
+	"gvisor.dev/gvisor/runsc/config"
 )
 
-// When the gofer extension fails, all that the creating process learns is that
-// its gofer is gone, and that is what it would tell the container manager. So
-// it offers a pipe for the reason. gVisor lets no descriptor through to the
-// gofer, but gives it /proc, where the pipe can be opened by name.
+// When the gofer extension fails, the process that creates the container only
+// finds its gofer gone, and reports that. The reason is in the error log
+// (--log), which the gofer shares; but container managers show the last error
+// in there. So the creator repeats the gofer's error in place of its own.
 
-// maxReason bounds the message.
-const maxReason = 4096
+// maxLogTail bounds how much of the log is searched for the gofer's error.
+const maxLogTail = 1 << 20
 
-// reasonTimeout bounds the gofer's wait for the creator to have taken note.
-const reasonTimeout = 2 * time.Second
-
-// announce leaves p, with a pipe for the reason of a failure, to the gofer that
-// this process will start. The pipe and its reader live as long as the process.
-func announce(p *plan) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("pipe: %w", err)
-	}
-	p.Creator, p.ReasonFD = os.Getpid(), int(w.Fd())
-	if err := p.setEnv(); err != nil {
-		r.Close()
-		w.Close()
-		return err
-	}
-	go func() {
-		text, err := bufio.NewReader(io.LimitReader(r, maxReason)).ReadString('\n')
-		if err == nil {
-			text = strings.TrimSuffix(text, "\n")
-			fmt.Fprintln(os.Stderr, text)
-			if util.ErrorLogger != nil {
-				// gVisor's code uses the variable next when it has found its gofer
-				// dead, and the gofer waits for the end of this pipe before it dies.
-				util.ErrorLogger = &reasonWriter{next: util.ErrorLogger, reason: text}
-			}
+// explainErrors arranges that an error of this process is reported with the
+// reason that its gofer has logged, if there is one. It is called when gVisor
+// has set up its logs, and before the gofer is started.
+func explainErrors(conf *config.Config) error {
+	w := &reasonWriter{next: util.ErrorLogger, stderr: os.Stderr}
+	switch next := util.ErrorLogger.(type) {
+	case nil:
+		// No --log: the gofer's goes to a file that only this process reads.
+		fd, err := unix.MemfdCreate("runsc-log", unix.MFD_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("create a log for the gofer: %w", err)
 		}
-		r.Close()
-		w.Close()
-	}()
+		w.log = os.NewFile(uintptr(fd), "gofer's log")
+		conf.LogFilename = fmt.Sprintf("/proc/self/fd/%d", fd)
+	case *os.File:
+		st, err := next.Stat()
+		if err != nil {
+			return fmt.Errorf("stat %s: %w", next.Name(), err)
+		}
+		if !st.Mode().IsRegular() {
+			return nil // a pipe or terminal: its reader sees all errors
+		}
+		w.start = st.Size()
+		if w.log, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", next.Fd())); err != nil {
+			return fmt.Errorf("open %s for reading: %w", next.Name(), err)
+		}
+	default:
+		return fmt.Errorf("gVisor logs errors to a %T", next)
+	}
+	util.ErrorLogger = w
 	return nil
 }
 
-// reasonWriter gives the JSON errors that pass through it another message.
+// reasonWriter receives the JSON errors of this process.
 type reasonWriter struct {
-	next   io.Writer
-	reason string
+	next   io.Writer   // where they go, or nil
+	stderr io.Writer   // gets the reason, too
+	log    io.ReaderAt // where the gofer's errors are
+	start  int64       // the log's size before there was a gofer
 }
 
 // Write takes one JSON object.
 func (w *reasonWriter) Write(data []byte) (int, error) {
-	var entry map[string]json.RawMessage
-	if err := json.Unmarshal(data, &entry); err != nil {
-		return w.next.Write(data)
+	out := data
+	if reason := goferReason(io.NewSectionReader(w.log, w.start, maxLogTail)); reason != "" {
+		fmt.Fprintln(w.stderr, reason)
+		changed, err := replaceMessage(data, reason)
+		if err != nil {
+			return 0, err
+		}
+		out = changed
 	}
-	msg, err := json.Marshal(w.reason)
-	if err != nil {
-		return 0, err
-	}
-	entry["msg"] = msg
-	changed, err := json.Marshal(entry)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := w.next.Write(changed); err != nil {
-		return 0, err
+	if w.next != nil {
+		if _, err := w.next.Write(out); err != nil {
+			return 0, err
+		}
 	}
 	return len(data), nil
 }
 
-// tell gives the creator of p the reason for a failure and waits until it has
-// been noted. procDir is where the procfs is.
-func (p *plan) tell(procDir string, reason error) error {
-	fd, err := unix.Open(fmt.Sprintf("%s/%d/fd/%d", procDir, p.Creator, p.ReasonFD), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+// goferReason returns the first error about a volume in a log, from where it
+// names the volume.
+func goferReason(log io.Reader) string {
+	for d := json.NewDecoder(log); ; {
+		var entry struct {
+			Msg string `json:"msg"`
+		}
+		if err := d.Decode(&entry); err != nil {
+			return "" // the end, or a log that gVisor did not write
+		}
+		if i := strings.Index(entry.Msg, cannotMount); i >= 0 {
+			return entry.Msg[i:]
+		}
+	}
+}
+
+// replaceMessage returns the JSON error entry with another message.
+func replaceMessage(entry []byte, msg string) ([]byte, error) {
+	fields := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(entry, &fields); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(msg)
 	if err != nil {
-		return fmt.Errorf("open the creator's pipe: %w", err)
+		return nil, err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("stat the creator's pipe: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		return fmt.Errorf("descriptor %d of process %d is no pipe", p.ReasonFD, p.Creator)
-	}
-	line := strings.ReplaceAll(reason.Error(), "\n", " ")
-	if len(line) > maxReason-1 {
-		line = line[:maxReason-1]
-	}
-	if _, err := unix.Write(fd, []byte(line+"\n")); err != nil {
-		return fmt.Errorf("write to the creator's pipe: %w", err)
-	}
-	// POLLERR: the reading end is closed.
-	deadline := time.Now().Add(reasonTimeout)
-	for {
-		fds := []unix.PollFd{{Fd: int32(fd)}}
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("the creator took no note for %v", reasonTimeout)
-		}
-		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
-		if err != nil && err != unix.EINTR {
-			return fmt.Errorf("poll the creator's pipe: %w", err)
-		}
-		if n > 0 {
-			return nil
-		}
-	}
+	fields["msg"] = raw
+	return json.Marshal(fields)
 }

@@ -1,11 +1,30 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"fsva/gofer/attach"
 )
@@ -134,22 +153,210 @@ func TestRefused(t *testing.T) {
 	needRunsc(t)
 	g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Exclusive})
 	const reason = `volume "vol" is exclusive and in use by container c0`
+	const want = `cannot mount volume "vol" at "/data": ` + reason
+	b := newBundle(t, "echo hello", bind(g.dir, "/data"))
+	// At the check, the only line; later, when a container is half made, the
+	// last one, after gVisor's.
 	for _, op := range []string{attach.OpCheck, attach.OpAttach} {
-		t.Run("at "+op, func(t *testing.T) {
-			g.setRefusal(op, errors.New(reason))
-			b := newBundle(t, "echo hello", bind(g.dir, "/data"))
-			logFile := filepath.Join(t.TempDir(), "log.json")
-			r := b.run(t, "runsc", "--log="+logFile, "--log-format=json")
-			const want = `cannot mount volume "vol" at "/data": ` + reason
-			first, _, _ := strings.Cut(r.stderr, "\n")
-			if r.code != 128 || r.stdout != "" || first != want {
-				t.Errorf("got %+v, want %q", r, want)
+		for _, logged := range []bool{true, false} {
+			t.Run(fmt.Sprintf("at %s, log %v", op, logged), func(t *testing.T) {
+				g.setRefusal(op, errors.New(reason))
+				var global []string
+				logFile := filepath.Join(t.TempDir(), "log.json")
+				if logged {
+					global = []string{"--log=" + logFile, "--log-format=json"}
+				}
+				r := b.run(t, "runsc", global...)
+				lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+				if r.code != 128 || r.stdout != "" || lines[len(lines)-1] != want {
+					t.Errorf("got %+v, want %q", r, want)
+				}
+				if op == attach.OpCheck && len(lines) != 1 {
+					t.Errorf("got %d lines: %q", len(lines), r.stderr)
+				}
+				if !logged {
+					return
+				}
+				// Container managers show the last one.
+				if msgs := jsonErrors(t, logFile); len(msgs) == 0 || msgs[len(msgs)-1] != want {
+					t.Errorf("log has %q, want %q last", msgs, want)
+				}
+			})
+		}
+	}
+}
+
+// TestModes looks at what each kind of volume becomes in the sentry.
+func TestModes(t *testing.T) {
+	needRunsc(t)
+	const script = `
+grep ' /data ' /proc/mounts
+echo x > /data/new && echo written || echo refused
+cat /data/in
+/sentryglue-helper mmap /data/mapped 2>&1
+`
+	for _, tc := range []struct {
+		name    string
+		info    attach.Info
+		options []string // of the mount
+		global  []string // runsc's flags
+		has     []string
+		hasNot  []string
+	}{
+		{"exclusive", attach.Info{Coherence: attach.Exclusive}, nil, nil,
+			[]string{"written", "mmap ok"}, []string{"directfs", "remote_revalidating", "disable_file_handle_sharing"}},
+		{"exclusive, no directfs", attach.Info{Coherence: attach.Exclusive}, nil, []string{"--directfs=false"},
+			[]string{"written", "mmap ok"}, []string{"directfs", "remote_revalidating"}},
+		{"exclusive, strict", attach.Info{Coherence: attach.Exclusive, StrictFsync: true}, nil, nil,
+			[]string{"written", "disable_file_handle_sharing"}, []string{"directfs", "remote_revalidating"}},
+		{"shared", attach.Info{Coherence: attach.Shared, DentryCache: 77}, nil, nil,
+			[]string{"written", "remote_revalidating", "disable_file_handle_sharing", "dcache=77"}, []string{"directfs"}},
+		{"shared, exclusive by flag", attach.Info{Coherence: attach.Shared}, nil, []string{"--file-access-mounts=exclusive"},
+			[]string{"written", "remote_revalidating"}, []string{"directfs"}},
+		{"read-only volume", attach.Info{Coherence: attach.Exclusive, ReadOnly: true}, nil, nil,
+			[]string{"refused", " ro,"}, []string{"directfs", "remote_revalidating"}},
+		{"read-only mount", attach.Info{Coherence: attach.Exclusive}, []string{"ro"}, nil,
+			[]string{"refused", " ro,"}, []string{"directfs", "remote_revalidating"}},
+		{"read-only mount of a shared volume", attach.Info{Coherence: attach.Shared}, []string{"ro"}, nil,
+			[]string{"refused", " ro,", "remote_revalidating"}, []string{"directfs"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.info.Name = "vol"
+			g := startGofer(t, tc.info)
+			writeFile(t, filepath.Join(g.backing, "in"), "volume in\n")
+			b := newBundle(t, script, bind(g.dir, "/data", tc.options...), helperMount(t))
+			r := b.run(t, "runsc", tc.global...)
+			for _, s := range append(tc.has, "volume in\n") {
+				if !strings.Contains(r.stdout, s) {
+					t.Errorf("no %q in %+v", s, r)
+				}
 			}
-			// Container managers show the last one.
-			msgs := jsonErrors(t, logFile)
-			if len(msgs) == 0 || !strings.Contains(msgs[len(msgs)-1], want) {
-				t.Errorf("log has %q, want %q last", msgs, want)
+			for _, s := range tc.hasNot {
+				if strings.Contains(r.stdout, s) {
+					t.Errorf("%q in %+v", s, r)
+				}
+			}
+			_, err := os.Stat(filepath.Join(g.backing, "new"))
+			if wrote := err == nil; wrote != !strings.Contains(r.stdout, "refused") {
+				t.Errorf("file in the volume: %v; %+v", wrote, r)
+			}
+			for _, req := range g.seen() {
+				if want := tc.info.ReadOnly || len(tc.options) > 0; req.ReadOnly != want {
+					t.Errorf("request %+v, want read-only %v", req, want)
+				}
 			}
 		})
 	}
+}
+
+// TestTwoVolumes: several volumes, one of them twice, under a symbolic link of
+// the image.
+func TestTwoVolumes(t *testing.T) {
+	needRunsc(t)
+	a := startGofer(t, attach.Info{Name: "a", Coherence: attach.Shared})
+	z := startGofer(t, attach.Info{Name: "z", Coherence: attach.Exclusive})
+	b := newBundle(t, `
+echo one > /a1/f && cat /a2/f && echo two > /a2/f && cat /a1/f
+echo three > /real/z/f && cat /link/z/f
+`, bind(a.dir, "/a1"), bind(a.dir, "/a2"), bind(z.dir, "/link/z"))
+	rootfs := filepath.Join(b.dir, "rootfs")
+	if err := os.Mkdir(filepath.Join(rootfs, "real"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/real", filepath.Join(rootfs, "link")); err != nil {
+		t.Fatal(err)
+	}
+	r := b.run(t, "runsc")
+	if want := "one\ntwo\nthree\n"; r.code != 0 || r.stdout != want {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+	if got := readFile(t, filepath.Join(z.backing, "f")); got != "three\n" {
+		t.Errorf("z/f has %q", got)
+	}
+}
+
+// TestCoveredMount: the spec pass cannot see that the image or another mount
+// hides a mount point, the gofer extension does.
+func TestCoveredMount(t *testing.T) {
+	needRunsc(t)
+	g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Exclusive})
+	b := newBundle(t, "true", bind(g.dir, "/data/vol"), bind(t.TempDir(), "/data"))
+	r := b.run(t, "runsc")
+	if want := `cannot mount volume "vol" at "/data/vol": another mount covers it`; r.code == 0 || !strings.HasSuffix(r.stderr, want+"\n") {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
+
+// TestLifecycle is what container managers do: create, start, state, delete;
+// then a second container from the same, rewritten bundle.
+func TestLifecycle(t *testing.T) {
+	needRunsc(t)
+	g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Exclusive})
+	b := newBundle(t, "echo done >> /data/log", bind(g.dir, "/data"))
+	for i, id := range []string{"first", "second"} {
+		step := func(args ...string) {
+			t.Helper()
+			// No pipes: a created container keeps them open.
+			if err := b.command(t, "runsc", nil, args...).Run(); err != nil {
+				t.Fatalf("%v: %v", args, err)
+			}
+		}
+		t.Cleanup(func() { b.delete(t, id) })
+		step("create", "--bundle", b.dir, id)
+		step("start", id)
+		if out := output(t, b.command(t, "runsc", nil, "wait", id)); out.code != 0 || !strings.Contains(out.stdout, `"exitStatus":0`) {
+			t.Errorf("wait: %+v", out)
+		}
+		// The sandbox process may live a moment longer than the application.
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			out := output(t, b.command(t, "runsc", nil, "state", id))
+			if strings.Contains(out.stdout, `"stopped"`) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("state: %+v", out)
+			}
+		}
+		step("delete", id)
+		if got, want := readFile(t, filepath.Join(g.backing, "log")), strings.Repeat("done\n", i+1); got != want {
+			t.Errorf("log has %q, want %q", got, want)
+		}
+	}
+	if got := len(g.seen()); got != 4 {
+		t.Errorf("%d requests, want 2 for each container: %+v", got, g.seen())
+	}
+}
+
+// TestCommandsAreStock compares what users see of the subcommands.
+func TestCommandsAreStock(t *testing.T) {
+	needRunsc(t)
+	b := newBundle(t, "true")
+	if err := os.MkdirAll(b.root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"--version"}, {"--help"}, {"help"}, {"flags"}, {"help", "platforms"}, {"help", "syscalls"}, {"list"},
+		{"help", "create"}, {"help", "run"}, {"help", "restore"}, {"help", "gofer"}, {"create"}, {"run", "--nonsense"},
+		{"create", "--bundle=/nonexistent", "x"}, {"run", "--bundle=/nonexistent", "x"}, {"state", "nothing"}, {"features"}, {"nonsense"},
+	} {
+		stock, ours := output(t, b.command(t, "stock", nil, args...)), output(t, b.command(t, "runsc", nil, args...))
+		if diff := cmp.Diff(lines(ours), lines(stock)); diff != "" || ours.code != stock.code {
+			t.Errorf("%v: exit code %d, stock %d; output (-ours +stock):\n%s", args, ours.code, stock.code, diff)
+		}
+	}
+	out := output(t, b.command(t, "runsc", nil, "spec", "--bundle", t.TempDir()))
+	if out.code != 0 {
+		t.Errorf("spec: %+v", out)
+	}
+}
+
+// lines returns all output, with one name for both programs, and sorted: some
+// of it is in the order of a map.
+func lines(r result) []string {
+	all := strings.Split(strings.ReplaceAll(r.stdout+r.stderr, "stock ", "runsc "), "\n")
+	for i := range all {
+		all[i] = strings.TrimSuffix(all[i], ",")
+	}
+	slices.Sort(all)
+	return all
 }

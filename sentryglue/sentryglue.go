@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 // Package sentryglue is our runsc: gVisor's, plus FSVA volumes.
 //
 // A container mounts a volume by bind-mounting the volume's directory (package
@@ -39,52 +53,32 @@ package sentryglue
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"gvisor.dev/gvisor/pkg/log"
-	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cmd/alias"
 	"gvisor.dev/gvisor/runsc/cmd/util"
 	"gvisor.dev/gvisor/runsc/fsgofer/extension"
 )
 
 // Main is runsc's main function. It does not return.
 func Main() {
-	glue()
-	maincli.Main()
-}
-
-// glue prepares what gVisor's main function shall find. It exits the process
-// when the container's volumes cannot be mounted.
-func glue() {
-	args := os.Args[1:]
 	if inherited, ok := os.LookupEnv(planEnv); ok {
-		if isGofer(args) {
+		if isGofer(os.Args[1:]) {
 			p, err := decodePlan(inherited)
 			if err != nil {
 				util.Fatalf("%v", err)
 			}
 			extension.Register(newGoferExtension(p))
-			return
+		} else {
+			// Meant for the gofer only, but hooks get the environment, too.
+			os.Unsetenv(planEnv)
 		}
-		// Meant for the gofer only, but the environment goes to hooks, too.
-		os.Unsetenv(planEnv)
 	}
-	if filepath.Base(os.Args[0]) == "bwrap" {
-		return // gVisor's alias: args are bubblewrap's
-	}
-	inv, ok := parseCommandLine(args)
-	if !ok {
-		return
-	}
-	p, err := specPass(inv, os.Getenv("FSVA_RUNDIR"))
-	if err == nil && p != nil {
-		err = announce(p)
-	}
-	if err != nil {
-		fatal(inv.logFile, err)
-	}
+	alias.HandleAlias()
+	commands, topics := commands()
+	cli.Run(nil, commands, topics)
 }
 
 // isGofer reports whether args are those with which runsc starts its gofer:
@@ -92,19 +86,4 @@ func glue() {
 func isGofer(args []string) bool {
 	i := slices.IndexFunc(args, func(a string) bool { return !strings.HasPrefix(a, "-") })
 	return i >= 0 && args[i] == "gofer"
-}
-
-// fatal ends the process as gVisor does for its own errors: the text goes to
-// stderr and, as JSON, into the file in which container managers look for it.
-func fatal(logFile string, err error) {
-	// Before its main function, gVisor's log goes to stderr, too.
-	log.SetTarget(&log.MultiEmitter{})
-	if logFile != "" {
-		f, ferr := log.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, &log.DefaultFileOpts{})
-		if ferr != nil {
-			util.Fatalf("%v (and cannot open log file %q: %v)", err, logFile, ferr)
-		}
-		util.ErrorLogger = f
-	}
-	util.Fatalf("%v", err)
 }

@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package sentryglue
 
 import (
@@ -25,12 +39,20 @@ const (
 	hintName = "fsva-"
 )
 
-// specPass looks for volumes among the mounts of the container that inv makes.
+// request is what the spec pass has to know about a command line.
+type request struct {
+	container string // its id
+	bundle    string // the bundle's directory, "" is the working directory
+	rootDir   string // where runsc keeps its state
+	restore   bool   // the container may exist already
+}
+
+// specPass looks for volumes among the mounts of the container that r makes.
 // If there are any, it asks their gofers, updates config.json and returns the
 // plan for the gofer extension. The error, one line, is for the user. runDir
 // is where volumes have their directories, "" for the default.
-func specPass(inv invocation, runDir string) (*plan, error) {
-	bundle, err := filepath.Abs(inv.bundle)
+func specPass(r request, runDir string) (*plan, error) {
+	bundle, err := filepath.Abs(r.bundle)
 	if err != nil {
 		return nil, nil // gVisor's to report
 	}
@@ -64,7 +86,7 @@ func specPass(inv invocation, runDir string) (*plan, error) {
 		infos[i] = info
 		p.Mounts = append(p.Mounts, newPlannedMount(i, source, m.Destination, m.Options, info))
 	}
-	if len(p.Mounts) > 0 && inv.command == "restore" && containerExists(inv) {
+	if len(p.Mounts) > 0 && r.restore && containerExists(r) {
 		// Created by an earlier command, which has attached its volumes.
 		return nil, nil
 	}
@@ -75,7 +97,7 @@ func specPass(inv invocation, runDir string) (*plan, error) {
 		if err := checkTwice(p.Mounts[:i], m, infos[m.Index]); err != nil {
 			return nil, m.describe(err)
 		}
-		if err := checkRunning(m, inv.container); err != nil {
+		if err := checkRunning(m, r.container); err != nil {
 			return nil, m.describe(err)
 		}
 	}
@@ -210,8 +232,8 @@ func deadVolume(dir, runDir string) (name string, ok bool) {
 }
 
 // containerExists reports whether runsc knows the container.
-func containerExists(inv invocation) bool {
-	_, err := container.Load(inv.rootDir, container.FullID{ContainerID: inv.container}, container.LoadOpts{SkipCheck: true})
+func containerExists(r request) bool {
+	_, err := container.Load(r.rootDir, container.FullID{ContainerID: r.container}, container.LoadOpts{SkipCheck: true})
 	return err == nil
 }
 

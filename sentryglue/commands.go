@@ -1,0 +1,112 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package sentryglue
+
+import (
+	"context"
+	"os"
+
+	"github.com/google/subcommands"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gvisor.dev/gvisor/runsc/cmd"
+	"gvisor.dev/gvisor/runsc/cmd/alias"
+	"gvisor.dev/gvisor/runsc/cmd/nvproxy"
+	"gvisor.dev/gvisor/runsc/cmd/profile"
+	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
+	"gvisor.dev/gvisor/runsc/cmd/trace"
+	"gvisor.dev/gvisor/runsc/cmd/util"
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/flag"
+
+	// gVisor carries helper binaries in runsc, see its package maincli.
+	_ "gvisor.dev/gvisor/runsc/gvisorbinaries/embed"
+)
+
+// commands returns runsc's subcommands with their groups, and its help topics.
+// They are those of gVisor's maincli package, which has no way to change one;
+// TestCommandsAreStock compares the two.
+func commands() (map[util.SubCommand]string, []subcommands.Command) {
+	all := alias.Commands()
+	for group, members := range map[string][]util.SubCommand{
+		"": {
+			&creator{SubCommand: new(cmd.Create)},
+			&creator{SubCommand: new(cmd.Run)},
+			&creator{SubCommand: new(cmd.Restore)},
+			new(cmd.Checkpoint), new(cmd.Delete), new(cmd.Do), new(cmd.Events), new(cmd.Exec),
+			new(cmd.FSCheckpoint), new(cmd.Kill), new(cmd.List), new(cmd.PS), new(cmd.Pause),
+			new(cmd.PortForward), new(cmd.Read), new(cmd.Resume), new(cmd.SandboxExec), new(cmd.Spec),
+			new(cmd.Start), new(cmd.State), new(cmd.Tar), new(cmd.Update), new(cmd.Wait),
+		},
+		"helpers": {
+			new(cmd.CPUFeatures), new(cmd.Features), new(cmd.Install), new(cmd.Mitigate),
+			new(cmd.Uninstall), new(nvproxy.Nvproxy), new(trace.Trace),
+		},
+		"debug": {
+			new(cmd.Debug), new(cmd.ReadControl), new(cmd.Statefile), new(cmd.Symbolize),
+			new(cmd.Usage), new(cmd.WriteControl), new(profile.Profile),
+		},
+		"metrics": {
+			new(cmd.MetricExport), new(cmd.MetricMetadata), new(cmd.MetricServer),
+		},
+		"internal use only": {
+			new(cmd.Gofer), new(sentrycmd.Boot), new(sentrycmd.Umount),
+		},
+	} {
+		for _, member := range members {
+			all[member] = group
+		}
+	}
+	return all, []subcommands.Command{new(cmd.Platforms), new(cmd.Syscalls)}
+}
+
+// creator is a subcommand that makes a container from a bundle, with the spec
+// pass before it.
+type creator struct {
+	util.SubCommand
+	plan *plan // made by FetchSpec
+}
+
+// FetchSpec implements util.SubCommand. gVisor calls it once, before it reads
+// config.json for the first time. A volume that cannot be mounted ends the
+// process with one line.
+func (c *creator) FetchSpec(conf *config.Config, f *flag.FlagSet) (string, *specs.Spec, error) {
+	if f.NArg() == 1 { // else gVisor complains
+		p, err := specPass(request{
+			container: f.Arg(0),
+			bundle:    f.Lookup("bundle").Value.String(),
+			rootDir:   conf.RootDir,
+			restore:   c.Name() == "restore",
+		}, os.Getenv("FSVA_RUNDIR"))
+		if err == nil && p != nil {
+			err = p.setEnv()
+		}
+		if err != nil {
+			util.Fatalf("%v", err)
+		}
+		c.plan = p
+	}
+	return c.SubCommand.FetchSpec(conf, f)
+}
+
+// Execute implements subcommands.Command.
+func (c *creator) Execute(ctx context.Context, f *flag.FlagSet, args ...any) subcommands.ExitStatus {
+	if c.plan != nil {
+		if err := explainErrors(args[0].(*config.Config)); err != nil {
+			return util.Errorf("cannot prepare the container's volumes: %v", err)
+		}
+	}
+	return c.SubCommand.Execute(ctx, f, args...)
+}
