@@ -156,6 +156,13 @@ func (c *countingFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *
 	return st
 }
 
+func (c *countingFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
+	c.note("RENAME")
+	c.alive("RENAME", in.NodeId)
+	c.alive("RENAME", in.Newdir)
+	return c.RawFileSystem.Rename(cancel, in, from, to)
+}
+
 func (c *countingFS) Forget(id, n uint64) {
 	c.note("FORGET")
 	c.mu.Lock()
