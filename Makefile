@@ -73,6 +73,10 @@ e2e: build ## end-to-end tests: docker, our runsc, real FUSE servers (root)
 	@scripts/setup test
 	@$(GO) run ./scripts/gotest -each -- -count=1 -timeout 40m -tags e2e ./e2e/...
 
+.PHONY: tour
+tour: build ## the commands of README.md's five-minute tour (root)
+	@scripts/tour
+
 .PHONY: race
 race: ## unit tests under the race detector (needs gcc)
 	@CGO_ENABLED=1 $(GO) run ./scripts/gotest -- -race -timeout 20m ./gofer/... ./sentryglue/...
