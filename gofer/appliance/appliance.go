@@ -66,6 +66,7 @@ const (
 	RootVolume  = "/volume"     // an empty directory, the mountpoint as the server sees it
 	RootBin     = "/fsva/bin"   // fusermount, fusermount3, libfsvamount.so
 	RootFiles   = "/fsva/files" // one file or directory per file option
+	RootState   = "/fsva/state" // writable, the same at the volume's next start; for manifests with state = true
 	RootScratch = "/tmp"        // writable, private, gone with the server
 )
 
@@ -84,7 +85,7 @@ type Manifest struct {
 	InProcess string `toml:"in-process"`
 
 	// Command is the server and its arguments, one element each. An element that is exactly ${options} is replaced by
-	// the arguments of the options and modes in force; ${source} and ${mountpoint} may be part of an element.
+	// the arguments of the options and modes in force; ${source}, ${mountpoint} and ${state} may be part of an element.
 	Command []string `toml:"command"`
 	// ReadOnlyArgs and ReadWriteArgs join ${options} on a read-only or read-write volume.
 	ReadOnlyArgs  []string `toml:"read-only-args"`
@@ -107,6 +108,8 @@ type Manifest struct {
 	SourceSuffixes []string `toml:"source-suffixes"`
 	// Network says that the server cannot work without the network; a volume must then ask for it.
 	Network bool `toml:"network"`
+	// State says that the server keeps something between runs, in ${state}, such as files not uploaded yet.
+	State bool `toml:"state"`
 	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.
 	Capabilities []string `toml:"capabilities"`
 	// Root is RootHost or the absolute path of a directory.

@@ -139,6 +139,8 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("env"), `"env" has no meaning for an in-process file system`
 		case len(m.Capabilities) != 0:
 			return at("capabilities"), `"capabilities" have no meaning for an in-process file system`
+		case m.State:
+			return at("state"), `"state" has no meaning for an in-process file system`
 		case m.Network:
 			return at("network"), `"network" has no meaning for an in-process file system`
 		}
@@ -152,6 +154,8 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("root"), fmt.Sprintf("root %q is neither \"host\" nor an absolute directory", m.Root)
 		case strings.Contains(m.Command[0], "${"):
 			return at("command"), "the first element of command must be the program itself"
+		case m.State != strings.Contains(strings.Join(m.Command, " "), "${state}"):
+			return at("command"), "${state} in command and state = true go together"
 		}
 	}
 	if m.SourceIno && (!m.StableIno || (m.Source != SourceDirectory && m.Source != SourceDirectoryOrRemote)) {
@@ -178,7 +182,7 @@ func (m *Manifest) check() (key []any, reason string) {
 		args []string
 		vars []string
 	}{
-		{"command", m.Command, []string{"${source}", "${mountpoint}", "${options}"}},
+		{"command", m.Command, []string{"${source}", "${mountpoint}", "${options}", "${state}"}},
 		{"read-only-args", m.ReadOnlyArgs, nil},
 		{"read-write-args", m.ReadWriteArgs, nil},
 	} {

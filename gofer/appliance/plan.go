@@ -4,6 +4,8 @@
 package appliance
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,6 +25,9 @@ type VolumeSpec struct {
 	Network   string // NetworkNone or NetworkHost; empty is none
 	ReadOnly  bool
 	Options   []string // NAME=VALUE, or NAME for NAME=true
+	// StateDir is the absolute host path below which this volume's state is kept from one run to the next. Only
+	// appliances with Manifest.State need it.
+	StateDir string
 }
 
 // Bind is a host file or directory that appears inside the FS server's root, a directory with all that is mounted below
@@ -50,11 +55,15 @@ type Plan struct {
 	Argv []string
 	// Env is the whole environment, NAME=VALUE, sorted.
 	Env []string
-	// Binds has the source first, if it is local, then file options in the order of the manifest.
+	// Binds has the source first, if it is local, then the state, then file options in the order of the manifest.
 	Binds []Bind
 	// Capabilities are all that the server may have, without "CAP_", sorted. Beside the manifest's own there is
 	// DAC_OVERRIDE or DAC_READ_SEARCH when uid 0 could otherwise not open a file that the volume names.
 	Capabilities []string
+	// StateDir is a directory on the host, one of Binds, that must exist when the server starts (mode 0700) and stays when
+	// it ends. It is another one for each source, since what waits in it belongs to that source. Empty when the
+	// appliance keeps nothing.
+	StateDir string
 	// Network says that the server shares the host's network; it has none otherwise.
 	Network bool
 	// Mount is how the server gets the channel, Mountpoint what it was told to mount on.
@@ -87,6 +96,9 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 	}
 	source, err := m.source(v, &p)
 	if err != nil {
+		return Plan{}, err
+	}
+	if err := m.state(v, &p); err != nil {
 		return Plan{}, err
 	}
 	args, err := m.optionArgs(v, &p)
@@ -154,6 +166,20 @@ func (m *Manifest) modes(v VolumeSpec, p *Plan) error {
 	default:
 		return fmt.Errorf("network %q is neither none nor host", v.Network)
 	}
+	return nil
+}
+
+// state chooses the directory for what the server keeps between runs.
+func (m *Manifest) state(v VolumeSpec, p *Plan) error {
+	if !m.State {
+		return nil
+	}
+	if !filepath.IsAbs(v.StateDir) {
+		return fmt.Errorf("appliance %q keeps data between runs and was given no directory for it (FSVA_STATEDIR)", m.Name)
+	}
+	sum := sha256.Sum256([]byte(p.Source))
+	p.StateDir = filepath.Join(v.StateDir, m.Name+"-"+hex.EncodeToString(sum[:8]))
+	p.bind(p.StateDir, RootState, false)
 	return nil
 }
 
@@ -233,7 +259,7 @@ func (m *Manifest) optionArg(o *OptionSpec, value string, p *Plan) ([]string, er
 
 // argv is the command with its variables replaced.
 func (m *Manifest) argv(source, mountpoint string, options []string) []string {
-	replace := strings.NewReplacer("${source}", source, "${mountpoint}", mountpoint)
+	replace := strings.NewReplacer("${source}", source, "${mountpoint}", mountpoint, "${state}", RootState)
 	var argv []string
 	for _, a := range m.Command {
 		if a == "${options}" {

@@ -183,6 +183,26 @@ func TestResolve(t *testing.T) {
 			t.Errorf("bind: got %v, want %v", got.Binds[0], want)
 		}
 	})
+	t.Run("state", func(t *testing.T) {
+		m := parseForTest(t, strings.Replace(planManifest, `"${mountpoint}"]`, `"${mountpoint}", "--state=${state}"]`+"\nstate = true", 1))
+		if _, err := m.Resolve(VolumeSpec{Source: dir + "/disk.img"}); err == nil || err.Error() != `appliance "demo" keeps data between runs and was given no directory for it (FSVA_STATEDIR)` {
+			t.Errorf("without a directory: got %v", err)
+		}
+		one, err := m.Resolve(VolumeSpec{Source: dir + "/disk.img", StateDir: "/state/v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (Bind{one.StateDir, "/fsva/state", false}); !strings.HasPrefix(one.StateDir, "/state/v/demo-") || one.Binds[1] != want || one.Argv[len(one.Argv)-1] != "--state=/fsva/state" {
+			t.Errorf("got %q, %v, %q", one.StateDir, one.Binds, one.Argv)
+		}
+		other, err := m.Resolve(VolumeSpec{Source: dir + "/key", StateDir: "/state/v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other.StateDir == one.StateDir {
+			t.Errorf("two sources share their state, %s", one.StateDir)
+		}
+	})
 	t.Run("mount by system call", func(t *testing.T) {
 		m := m
 		m.Mount = MountSyscall
