@@ -17,9 +17,12 @@ package inprocess
 import (
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"fsva/gofer/inprocess/archive"
 	"fsva/gofer/inprocess/dirfs"
 )
 
@@ -54,6 +57,9 @@ func Open(kind, source string, o Options) (fuse.RawFileSystem, error) {
 	switch kind {
 	case "dir", "mem":
 		fs, err = dirfs.New(source, dirfs.Options{Shared: o.Shared && kind == "dir", Log: o.Log})
+	case "archive":
+		fs, err = openArchive(source, o)
+		o.ReadOnly = true
 	default:
 		return nil, fmt.Errorf("no in-process file system is called %q", kind)
 	}
@@ -61,4 +67,40 @@ func Open(kind, source string, o Options) (fuse.RawFileSystem, error) {
 		return nil, err
 	}
 	return &guard{RawFileSystem: fs, readOnly: o.ReadOnly, exclusive: kind != "archive"}, nil
+}
+
+// openArchive applies the options of the archive appliances, sizes in bytes or with
+// a unit, such as 512M.
+func openArchive(source string, o Options) (fuse.RawFileSystem, error) {
+	opts := archive.Options{Log: o.Log}
+	for _, s := range []struct {
+		name string
+		to   *int64
+	}{
+		{"max-unpacked", &opts.MaxUnpacked},
+		{"cache-size", &opts.CacheSize},
+	} {
+		text := o.Settings[s.name]
+		if text == "" {
+			continue
+		}
+		var err error
+		if *s.to, err = parseSize(text); err != nil {
+			return nil, fmt.Errorf("option %s: %w", s.name, err)
+		}
+	}
+	return archive.Open(source, opts)
+}
+
+// parseSize reads a number of bytes, with K, M, G or T for a power of 1024.
+func parseSize(text string) (int64, error) {
+	digits, unit := text, int64(1)
+	if i := strings.IndexByte("KMGT", text[len(text)-1]&^0x20); i >= 0 {
+		digits, unit = text[:len(text)-1], 1<<(10*(i+1))
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > 1<<62/unit {
+		return 0, fmt.Errorf("%q is not a number of bytes such as 512M", text)
+	}
+	return n * unit, nil
 }
