@@ -19,6 +19,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/lisafs"
 	glog "gvisor.dev/gvisor/pkg/log"
 )
@@ -252,7 +253,7 @@ func scramble(c *client, r *rand.Rand, rounds int) {
 				dir = fd
 			}
 		}
-		switch r.IntN(9) {
+		switch r.IntN(10) {
 		case 0:
 			if ino, err := dir.MkdirAt(ctx, name(), 0o755, 1, 1); err == nil {
 				c.c.CloseFD(ctx, ino.ControlFD, false)
@@ -291,6 +292,18 @@ func scramble(c *client, r *rand.Rand, rounds int) {
 			fd.Close(ctx, true)
 		case 8:
 			c.root.WalkStat(ctx, []string{"", name(), name()})
+		case 9:
+			// Through whatever handle another worker has open just now.
+			var st lisafs.Statx
+			dir.StatTo(ctx, &st)
+			ino, err := c.root.Walk(ctx, name())
+			if err != nil {
+				break
+			}
+			fd := c.c.NewFD(ino.ControlFD)
+			fd.StatTo(ctx, &st)
+			fd.SetStat(ctx, &linux.Statx{Mask: unix.STATX_SIZE | unix.STATX_MODE, Size: uint64(r.IntN(100)), Mode: 0o644})
+			fd.Close(ctx, false)
 		}
 	}
 }
