@@ -152,3 +152,13 @@ func tail(s string) string {
 	}
 	return s
 }
+
+// ID returns the container's full id.
+func (r *Running) ID(t testing.TB) string {
+	t.Helper()
+	res, err := r.d.command(10*time.Second, nil, "inspect", "-f", "{{.Id}}", r.name)
+	if err != nil || res.Code != 0 {
+		t.Fatalf("docker inspect %s: %v %s", r.name, err, res.Stderr)
+	}
+	return strings.TrimSpace(res.Stdout)
+}

@@ -19,8 +19,9 @@ type Volume struct {
 	// Dir is what containers bind-mount.
 	Dir string
 
-	env  *Env
-	proc *process
+	env    *Env
+	proc   *process
+	notify *readiness
 }
 
 const (
@@ -54,10 +55,13 @@ func (e *Env) startVolume(t testing.TB, name string, flags ...string) (*Volume, 
 	if err != nil {
 		return nil, err
 	}
-	defer ready.close()
-	v := &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e}
+	v := &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e, notify: ready}
 	args := append([]string{fsva, "serve", name}, flags...)
 	v.proc = startProcess(t, append(e.FSVAEnv(), "NOTIFY_SOCKET="+ready.path), args...)
+	go func() { // the service manager listens for as long as the service runs
+		<-v.proc.done
+		ready.close()
+	}()
 	if err := ready.await(v.proc.done, startTimeout); err != nil {
 		if !v.proc.ended() {
 			v.proc.kill()
@@ -91,10 +95,8 @@ func (v *Volume) Gofer(t testing.TB) Proc {
 	return Proc{}
 }
 
-// Stdout returns what the supervisor has printed; its readiness line is the first.
-func (v *Volume) Stdout() string { return v.proc.out.String() }
-
-// Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr.
+// Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr. The readiness line is
+// the first.
 func (v *Volume) Log() string { return v.proc.err.String() }
 
 // Mount returns a docker -v argument for the volume.
@@ -201,10 +203,11 @@ func (e *Env) FSVA(t testing.TB, args ...string) Result {
 	return Run(t, time.Minute, e.FSVAEnv(), append([]string{e.Binary(t, "fsva")}, args...)...)
 }
 
-// readiness is the receiving end of sd_notify.
+// readiness is the service manager's end of sd_notify.
 type readiness struct {
-	path string
-	conn *net.UnixConn
+	path  string
+	conn  *net.UnixConn
+	ready chan struct{} // closed when READY=1 came
 }
 
 func newReadiness(dir string) (*readiness, error) {
@@ -220,44 +223,76 @@ func newReadiness(dir string) (*readiness, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &readiness{path: path, conn: conn}, nil
+	r := &readiness{path: path, conn: conn, ready: make(chan struct{})}
+	go r.receive()
+	return r, nil
+}
+
+// receive reads until close.
+func (r *readiness) receive() {
+	buf := make([]byte, 4096)
+	for said := false; ; {
+		n, err := r.conn.Read(buf)
+		if err != nil {
+			return
+		}
+		for line := range strings.Lines(string(buf[:n])) {
+			if strings.TrimSpace(line) == "READY=1" && !said {
+				said = true
+				close(r.ready)
+			}
+		}
+	}
 }
 
 // await waits for READY=1, the end of the process, or the timeout.
 func (r *readiness) await(ended <-chan struct{}, timeout time.Duration) error {
-	if err := r.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-ended:
-			// Wakes the read below; what was sent before is still delivered first. An error means it is closed.
-			_ = r.conn.SetReadDeadline(time.Now())
-		case <-stop:
-		}
-	}()
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.conn.Read(buf)
-		if err != nil {
-			select {
-			case <-ended:
-				return errors.New("it ended before it was ready")
-			default:
-				return fmt.Errorf("not ready after %v", timeout)
-			}
-		}
-		for line := range strings.Lines(string(buf[:n])) {
-			if strings.TrimSpace(line) == "READY=1" {
-				return nil
-			}
-		}
+	select {
+	case <-r.ready:
+		return nil
+	case <-ended:
+		return errors.New("it ended before it was ready")
+	case <-time.After(timeout):
+		return fmt.Errorf("not ready after %v", timeout)
 	}
 }
 
 func (r *readiness) close() {
 	// The socket file is below the run's temporary directory; a failure leaves it for the guardian.
 	_ = r.conn.Close()
+}
+
+// Kill ends the supervisor by SIGKILL, and returns when it and everything below it has ended by itself.
+func (v *Volume) Kill(t testing.TB) {
+	t.Helper()
+	proc := v.proc
+	v.proc = nil
+	below := descendants(proc.pid())
+	if err := proc.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-proc.done
+	for _, p := range awaitGone(below, time.Now().Add(10*time.Second)) {
+		t.Errorf("volume %s: process outlives its killed supervisor: %v", v.Name, p)
+		if err := unix.Kill(p.PID, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Ended waits until the volume has ended, because it was asked to by other means than Stop, and checks the same.
+func (v *Volume) Ended(t testing.TB) {
+	t.Helper()
+	proc := v.proc
+	v.proc = nil
+	if !proc.waitFor(stopTimeout) {
+		t.Errorf("volume %s has not ended", v.Name)
+		proc.kill()
+	}
+	if code := proc.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("volume %s: exit code %d\n%s", v.Name, code, tail(proc.output()))
+	}
+	if err := v.env.NothingLeft(v.Name); err != nil {
+		t.Errorf("volume %s: %v", v.Name, err)
+	}
 }
