@@ -237,6 +237,9 @@ func (d *demo) sandbox(ctx context.Context) (report Report, took time.Duration, 
 	cmd := exec.CommandContext(ctx, d.Runsc, append(runsc, "run", "--bundle", bundle, id)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, time.Second
+	// runsc keeps a network namespace mounted below --root; in a mount namespace
+	// of its own that ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	begin := time.Now()
 	runErr := cmd.Run()
 	took = time.Since(begin)
