@@ -81,7 +81,7 @@ func TestInterruptAgain(t *testing.T) {
 	arrived := make(chan struct{})
 	var victim request
 	interrupts := 0
-	c := serveWith(t, func(s *script, r request) {
+	s := &script{serve: func(s *script, r request) {
 		if r.opcode != opInterrupt {
 			victim = r
 			arrived <- struct{}{}
@@ -92,7 +92,8 @@ func TestInterruptAgain(t *testing.T) {
 			return
 		}
 		s.fail(victim, unix.EINTR)
-	})
+	}}
+	c := s.open(t, Options{})
 	cancel := make(chan struct{})
 	res := cancellableGet(c, cancel)
 	<-arrived
@@ -100,8 +101,8 @@ func TestInterruptAgain(t *testing.T) {
 	if st := <-res; st != fuse.EINTR {
 		t.Errorf("%v, want EINTR", st)
 	}
-	if interrupts != 4 {
-		t.Errorf("%d INTERRUPTs, want 4", interrupts)
+	if n := len(s.requests(opInterrupt)); n != 4 {
+		t.Errorf("%d INTERRUPTs, want 4", n)
 	}
 }
 

@@ -120,6 +120,13 @@ func (s *script) requests(opcode uint32) (rs []request) {
 	return rs
 }
 
+// count returns how many requests have been received.
+func (s *script) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.seen)
+}
+
 // raw sends one message as it is.
 func (s *script) raw(msg []byte) {
 	if err := unix.Sendmsg(s.fd, msg, nil, nil, unix.MSG_NOSIGNAL); err != nil && err != unix.EPIPE && err != unix.ECONNRESET {
