@@ -79,6 +79,10 @@ func fakeGofer() int {
 		}()
 	}
 	conn.SendReply(goferproto.Reply{Ready: &ready})
+	if how == "fail twice" {
+		conn.SendReply(goferproto.Reply{Failed: "once"})
+		conn.SendReply(goferproto.Reply{Failed: "twice"})
+	}
 	for {
 		r, err := conn.RecvRequest()
 		if err != nil {

@@ -84,11 +84,11 @@ func startGofer(s *spawner, cfg goferproto.Config, listener, channel *os.File, l
 // sense is killed.
 func (g *gofer) receive() {
 	defer close(g.gone)
-	isReady := false
+	var said announced
 	for {
 		r, err := g.conn.RecvReply()
 		if err == nil {
-			err = g.dispatch(r, &isReady)
+			err = g.dispatch(r, &said)
 		}
 		if err == nil {
 			continue
@@ -108,11 +108,12 @@ func (g *gofer) receive() {
 	}
 }
 
-func (g *gofer) dispatch(r goferproto.Reply, isReady *bool) error {
-	text := r.Error
-	if r.Failed != "" {
-		text = r.Failed
-	}
+// announced is what a gofer has said without being asked.
+type announced struct{ ready, failed bool }
+
+// dispatch handles one reply. Each announcement is accepted once, so the
+// channels that take them never block.
+func (g *gofer) dispatch(r goferproto.Reply, said *announced) error {
 	switch {
 	case r.ID != 0:
 		g.mu.Lock()
@@ -123,16 +124,19 @@ func (g *gofer) dispatch(r goferproto.Reply, isReady *bool) error {
 			c <- r
 		}
 		return nil
-	case r.Ready != nil && !*isReady:
-		*isReady = true
+	case said.failed:
+	case r.Ready != nil && !said.ready:
+		said.ready = true
 		g.ready <- *r.Ready
 		return nil
-	case text != "" && (r.Failed != "") == *isReady:
-		select {
-		case g.failed <- text:
-			return nil
-		default:
-		}
+	case r.Error != "" && !said.ready:
+		said.failed = true
+		g.failed <- r.Error
+		return nil
+	case r.Failed != "" && said.ready:
+		said.failed = true
+		g.failed <- r.Failed
+		return nil
 	}
 	return fmt.Errorf("%w: unexpected reply", goferproto.ErrMalformed)
 }

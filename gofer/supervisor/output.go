@@ -5,6 +5,7 @@ package supervisor
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -28,6 +29,7 @@ const (
 type output struct {
 	log  *slog.Logger
 	name string // of the child
+	slog bool   // whether the child logs as parseLogLine wants it
 
 	mu      sync.Mutex
 	lines   []string // the last keptLines
@@ -39,7 +41,7 @@ type output struct {
 }
 
 func newOutput(log *slog.Logger, name string) *output {
-	return &output{log: log, name: name}
+	return &output{log: log, name: name, slog: name == "gofer"}
 }
 
 // consume reads until the end or an error.
@@ -85,7 +87,13 @@ func (o *output) logLocked(line string, now time.Time) {
 		o.dropped++
 		return
 	}
-	o.log.Info(line, "process", o.name)
+	l := logLine{level: slog.LevelInfo, msg: line}
+	if o.slog {
+		if parsed, ok := parseLogLine(line); ok {
+			l = parsed
+		}
+	}
+	o.log.LogAttrs(context.Background(), l.level, l.msg, append(l.attrs, slog.String("process", o.name))...)
 }
 
 // startLogging logs what there was so far and everything from now on.

@@ -294,52 +294,63 @@ func (v *volume) serverDone() <-chan struct{} {
 	return v.server.done
 }
 
-// watch notes failures until the volume is asked to stop.
+// watch notes a failure and waits until the volume is asked to stop.
 func (v *volume) watch() {
-	select {
-	case <-v.stop:
-		return
-	case text := <-v.gofer.failed:
-		// The FS server's end says more than the gofer's view of it, unless it
-		// ended well, because the gofer has given it up.
-		v.fail(text)
-		v.explain()
-	case <-v.serverDone():
-		v.fail(v.server.status(""))
-	case <-v.gofer.gone:
-		v.gofer.kill() // it may have closed the connection only
-		v.fail(v.gofer.status(""))
+	if reason := v.awaitFailure(); reason != "" {
+		v.setFailed(reason)
+		v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
+		if err := notify("STATUS=failed: " + reason); err != nil {
+			v.log.Warn("status", "err", err)
+		}
 	}
 	<-v.stop
 }
 
-// explain replaces the reason of a failure by the FS server's end if that comes
-// soon and with an error.
-func (v *volume) explain() {
-	if v.server == nil {
-		return
-	}
-	timer := time.NewTimer(blameWait)
-	defer timer.Stop()
-	select {
-	case <-v.server.done:
-		if !v.server.succeeded() {
-			v.fail(v.server.status(""))
+// awaitFailure waits for one and says why; it is empty when asked to stop.
+//
+// The end of one process is soon followed by that of the other, or by the
+// gofer's view of it, in any order: what comes first is shown at once, but the
+// cause is known only with the rest. A gofer that ends is always the cause. The
+// FS server's end is, unless it ended well: then the gofer has given it up.
+func (v *volume) awaitFailure() string {
+	var text string
+	var timeout <-chan time.Time
+	serverDone := v.serverDone()
+	for {
+		select {
+		case <-v.stop:
+			return ""
+		case <-v.gofer.gone:
+			v.gofer.kill() // it may have closed the connection only
+			return v.gofer.status("")
+		case text = <-v.gofer.failed:
+			v.setFailed(text)
+		case <-serverDone:
+			serverDone = nil
+			v.setFailed(v.server.status(""))
+		case <-timeout:
+			if serverDone == nil && v.server != nil {
+				return v.server.status("")
+			}
+			return text
 		}
-	case <-timer.C:
-	case <-v.stop:
+		if timeout == nil {
+			timeout = time.After(blameWait)
+			continue
+		}
+		// Both the gofer's word and the server's end.
+		if v.server.succeeded() {
+			return text
+		}
+		return v.server.status("")
 	}
 }
 
-// fail makes the volume's state Failed.
-func (v *volume) fail(reason string) {
+// setFailed makes the volume's state Failed.
+func (v *volume) setFailed(reason string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.state, v.reason = Failed, reason
-	v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
-	if err := notify("STATUS=failed: " + reason); err != nil {
-		v.log.Warn("status", "err", err)
-	}
 }
 
 // requestStop asks for the end; hard for one without waiting for flushes.

@@ -117,6 +117,20 @@ func (r *running) waitState(t *testing.T, want State) Status {
 	}
 }
 
+// waitReason polls until the volume has failed for a reason with a text.
+func (r *running) waitReason(t *testing.T, want string) Status {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s := r.waitState(t, Failed)
+		if strings.Contains(s.Reason, want) {
+			return s
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("reason is %q, want %q", s.Reason, want)
+		}
+	}
+}
+
 var isolations = []string{IsolationNone, IsolationProcess, IsolationGVisor}
 
 func TestServeAndStop(t *testing.T) {
@@ -298,13 +312,7 @@ func TestServerDiesLater(t *testing.T) {
 		t.Run(isolation, func(t *testing.T) {
 			c := newTestConfig(t, isolation, "die later")
 			r := serve(t, c)
-			s := r.waitState(t, Failed)
-			for deadline := time.Now().Add(10 * time.Second); !strings.Contains(s.Reason, "status 9"); s = r.waitState(t, Failed) {
-				if time.Now().After(deadline) {
-					t.Fatalf("reason %q", s.Reason)
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
+			s := r.waitReason(t, "status 9")
 			if !strings.Contains(s.Reason, "assertion failed") || s.GoferPID == 0 || s.ServerPID != 0 {
 				t.Errorf("status: %+v", s)
 			}
@@ -322,14 +330,24 @@ func TestGoferDiesLater(t *testing.T) {
 	c := newTestConfig(t, IsolationProcess, "serve")
 	c.Gofer.Options["gofer"] = "die on stat"
 	r := serve(t, c)
-	s := r.waitState(t, Failed)
-	if !strings.Contains(s.Reason, "gofer exited with status 4") {
-		t.Errorf("status: %+v", s)
-	}
+	r.waitState(t, Failed) // which makes it die
+	r.waitReason(t, "gofer exited with status 4")
 	// Attaches are refused at once, not left waiting in a backlog.
 	conn, err := net.Dial("unix", filepath.Join(c.Dirs.Volume("vol"), attach.SocketName))
 	if !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("connect: %v, %v", conn, err)
+	}
+}
+
+func TestGoferMakesNoSenseLater(t *testing.T) {
+	for _, isolation := range isolations[:2] {
+		c := newTestConfig(t, isolation, "serve")
+		c.Gofer.Options["gofer"] = "fail twice"
+		r := serve(t, c)
+		r.waitReason(t, "gofer was killed by signal 9")
+		if err := Stop(t.Context(), c.Dirs, "vol", false); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -123,6 +123,9 @@ func DirsFromEnv() (Dirs, error) {
 // Volume is the directory that containers mount.
 func (d Dirs) Volume(name string) string { return filepath.Join(d.Run, "volumes", name) }
 
+// VolumeState is where appliances that keep data between runs put a volume's.
+func (d Dirs) VolumeState(name string) string { return filepath.Join(d.State, "volumes", name) }
+
 func (d Dirs) control() string            { return filepath.Join(d.Run, "control") }
 func (d Dirs) lock(name string) string    { return filepath.Join(d.Run, "locks", name) }
 func (d Dirs) private(name string) string { return filepath.Join(d.Run, "private", name) }

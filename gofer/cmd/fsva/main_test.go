@@ -1,0 +1,151 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"fsva/gofer/appliance"
+	"fsva/gofer/fsserver"
+	"fsva/gofer/supervisor"
+	"fsva/gofer/supervisor/goferproto"
+)
+
+func TestExitStatus(t *testing.T) {
+	t.Setenv("FSVA_RUNDIR", t.TempDir())
+	for _, tc := range []struct {
+		args   string
+		status int
+		stderr string // part of its only line
+	}{
+		{"", 0, ""},
+		{"--help", 0, ""},
+		{"serve --help", 0, ""},
+		{"ls", 0, ""},
+		{"ls --json", 0, ""},
+		{"bogus", 2, `unknown command "bogus"`},
+		{"sto", 2, `did you mean "stop"?`},
+		{"--bogus", 2, "unknown flag: --bogus"},
+		{"ls --bogus", 2, "unknown flag: --bogus"},
+		{"ls extra", 2, "see fsva ls --help"},
+		{"stat", 2, "accepts 1 arg"},
+		{"stop a b", 2, "accepts 1 arg"},
+		{"serve", 2, "accepts 1 arg"},
+		{"serve v", 2, "--appliance is missing"},
+		{"serve ../v --appliance mem", 2, "volume name"},
+		{"serve v --appliance mem --start-timeout never", 2, "start-timeout"},
+		{"serve v --appliance mem --start-timeout -1s", 2, "start-timeout"},
+		{"serve v --appliance mem --log-level loud", 2, "log-level"},
+		{"serve v --appliance nonesuch", 1, `unknown appliance "nonesuch"`},
+		{"serve v --appliance squashfs", 1, "needs a source"},
+		{"serve v --appliance squashfs --source /nonesuch", 1, "/nonesuch"},
+		{"serve v --appliance mem --isolation vm2", 1, "isolation"},
+		{"serve v --appliance mem --option nonesuch=1", 1, "nonesuch"},
+		{"stat nonesuch", 1, `volume "nonesuch": no such volume`},
+		{"stop nonesuch", 1, `volume "nonesuch": no such volume`},
+		{"stop ../x", 1, "volume name"},
+	} {
+		root := newRootCommand()
+		var stdout, stderr bytes.Buffer
+		root.SetArgs(strings.Fields(tc.args))
+		root.SetOut(&stdout)
+		root.SetErr(&stderr)
+		status := run(root)
+		text := stderr.String()
+		if status != tc.status || !strings.Contains(text, tc.stderr) {
+			t.Errorf("fsva %s: status %d, want %d; stderr %q, want %q", tc.args, status, tc.status, text, tc.stderr)
+		}
+		if status == 0 {
+			if text != "" || stdout.Len() == 0 {
+				t.Errorf("fsva %s: stdout %q, stderr %q", tc.args, &stdout, text)
+			}
+		} else if stdout.Len() != 0 || !strings.HasPrefix(text, "fsva: ") || strings.Count(text, "\n") != 1 {
+			t.Errorf("fsva %s: stdout %q; stderr is not one line: %q", tc.args, &stdout, text)
+		}
+	}
+}
+
+func TestVolumeConfigOfServer(t *testing.T) {
+	c := volumeConfig(appliance.Plan{
+		Name: "v", Appliance: "ntfs", Source: "/srv/n.img",
+		Argv: []string{"ntfs-3g", "/source/n.img", "/volume"}, Env: []string{"A=b"},
+		Binds:        []appliance.Bind{{Host: "/srv/n.img", Path: "/source/n.img"}},
+		Capabilities: []string{"CHOWN"}, Network: true, Mount: appliance.MountSyscall, Root: appliance.RootHost,
+		Isolation: appliance.IsolationProcess, Coherence: appliance.CoherenceShared, ReadOnly: true, StableIno: true,
+	})
+	want := &fsserver.Spec{
+		Argv: []string{"ntfs-3g", "/source/n.img", "/volume"}, Env: []string{"A=b"}, Root: fsserver.HostRoot,
+		Binds:        []fsserver.Bind{{Host: "/srv/n.img", Target: "/source/n.img"}},
+		Capabilities: []string{"CHOWN"}, HostNetwork: true, Preload: true,
+	}
+	if d := cmp.Diff(want, c.Server); d != "" {
+		t.Errorf("server (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(goferproto.Config{StableIno: true}, c.Gofer); d != "" {
+		t.Errorf("gofer (-want +got):\n%s", d)
+	}
+	if c.Isolation != supervisor.IsolationProcess || c.Source != "/srv/n.img" || !c.Info.ReadOnly || c.Info.Coherence != "shared" {
+		t.Errorf("got %+v", c)
+	}
+	if err := c.Info.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVolumeConfigInProcess(t *testing.T) {
+	for _, tc := range []struct {
+		kind, source, target string
+	}{
+		{appliance.InProcessDir, "/srv/d", "/source"},
+		{appliance.InProcessArchive, "/srv/a.tar.gz", "/source/a.tar.gz"},
+		{appliance.InProcessMem, "", ""},
+	} {
+		c := volumeConfig(appliance.Plan{
+			Name: "v", Appliance: "x", InProcess: tc.kind, Source: tc.source, Settings: map[string]string{"k": "v"},
+			Isolation: appliance.IsolationNone, Coherence: appliance.CoherenceExclusive, ReadOnly: true,
+		})
+		want := goferproto.Config{InProcess: tc.kind, Source: tc.target, Options: map[string]string{"k": "v"}}
+		if tc.source != "" {
+			want.Binds = []goferproto.Bind{{Host: tc.source, Target: tc.target, ReadOnly: true}}
+		}
+		if d := cmp.Diff(want, c.Gofer); d != "" || c.Server != nil {
+			t.Errorf("%s (-want +got):\n%s", tc.kind, d)
+		}
+	}
+}
+
+func TestTables(t *testing.T) {
+	s := supervisor.Status{
+		Name: "v", Appliance: "sshfs", Source: "host:/\x1b[2Jdir", State: supervisor.Failed, Reason: "FS server\nexited",
+		Coherence: "shared", Isolation: "gvisor", HostNetwork: true, PID: 7,
+		Ready: &goferproto.Ready{FuseMinor: 31, MaxWrite: 1}, Gofer: &goferproto.Stat{Clients: 2, Attached: []goferproto.Client{{Container: "c1", Destination: "/data"}}},
+	}
+	var b bytes.Buffer
+	if err := writeTable(&b, []supervisor.Status{s, {Name: "w", State: "unknown"}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `NAME  APPLIANCE  STATE                     COHERENCE  ISOLATION  CLIENTS  SOURCE
+v     sshfs      failed: FS server exited  shared     gvisor     2        host:/?[2Jdir
+w     -          unknown                   -          -          -        -
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
+	}
+	b.Reset()
+	if err := writeStatus(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"supervisor 7, gofer -, FS server -", "host network", "FUSE:           7.31", "c1 at /data, read-write"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
+		}
+	}
+	if strings.ContainsAny(b.String(), "\x1b") {
+		t.Error("control characters")
+	}
+}
