@@ -90,14 +90,22 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 			return fmt.Errorf("--root: %w", err)
 		}
 	}
+	dirs, err := supervisor.DirsFromEnv()
+	if err != nil {
+		return err
+	}
+	f.volume.StateDir = dirs.VolumeState(f.volume.Name)
 	plan, err := manifest.Resolve(f.volume)
 	if err != nil {
 		return err
 	}
-	c := volumeConfig(plan)
-	if c.Dirs, err = supervisor.DirsFromEnv(); err != nil {
-		return err
+	if plan.StateDir != "" {
+		if err := os.MkdirAll(plan.StateDir, 0o700); err != nil {
+			return fmt.Errorf("volume %q: state directory: %w", plan.Name, err)
+		}
 	}
+	c := volumeConfig(plan)
+	c.Dirs = dirs
 	c.Info.StrictFsync = f.strictFsync
 	c.StartTimeout = f.startTimeout
 	c.Platform = os.Getenv("FSVA_RUNSC_PLATFORM")
