@@ -66,20 +66,20 @@ test: ## everything CI runs: installs what is missing, build, vet, race, fuzz, u
 
 .PHONY: unit
 unit: ## unit tests of every package
-	@$(GO) run ./scripts/gotest -- -timeout 10m ./...
+	@scripts/unit
 
 .PHONY: e2e
 e2e: build ## end-to-end tests: docker, our runsc, real FUSE servers (root)
 	@scripts/setup test
-	@$(GO) run ./scripts/gotest -each -- -count=1 -timeout 40m -tags e2e ./e2e/...
+	@scripts/e2e
 
 .PHONY: tour
 tour: build ## the commands of README.md's five-minute tour (root)
 	@scripts/tour
 
 .PHONY: race
-race: ## unit tests under the race detector (needs gcc)
-	@CGO_ENABLED=1 $(GO) run ./scripts/gotest -- -race -timeout 20m ./gofer/... ./sentryglue/...
+race: ## the packages that have goroutines, under the race detector (needs gcc)
+	@scripts/race
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s)
@@ -106,8 +106,7 @@ install: build ## copy the binaries and appliances under DESTDIR/PREFIX (/usr/lo
 	install -d $(DESTDIR)$(PREFIX)/lib/fsva/bin $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 bin/fsva bin/runsc $(DESTDIR)$(PREFIX)/lib/fsva/bin/
 	if [ -e bin/libfsvamount.so ]; then install -m 0755 bin/libfsvamount.so $(DESTDIR)$(PREFIX)/lib/fsva/bin/; fi
-	rm -rf $(DESTDIR)$(PREFIX)/lib/fsva/images
-	cp -r images $(DESTDIR)$(PREFIX)/lib/fsva/images
+	for manifest in images/*/appliance.toml; do install -D -m 0644 $$manifest $(DESTDIR)$(PREFIX)/lib/fsva/$$manifest; done
 	ln -sfn ../lib/fsva/bin/fsva $(DESTDIR)$(PREFIX)/bin/fsva
 
 .PHONY: clean
