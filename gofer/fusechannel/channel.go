@@ -64,7 +64,7 @@ type Channel struct {
 	reading bool // somebody has the read role
 	err     error
 	seq     uint64 // calls begun so far
-	users   int    // calls not ended; the fd stays open for them
+	users   int    // calls not ended, and others who need the fd: it stays open for them
 	idle    chan struct{}
 	free    []*call
 	calls   []*call
@@ -218,6 +218,7 @@ func (c *Channel) fail(err error) {
 		return
 	}
 	c.err = err
+	c.users++ // keeps the descriptor ours until after the shutdown
 	unattended := 0
 	for _, ca := range c.calls {
 		if ca.state == callInFlight {
@@ -236,11 +237,22 @@ func (c *Channel) fail(err error) {
 	}
 	// Wakes whoever is blocked in recvmsg or sendmsg, and tells the server.
 	unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	c.mu.Lock()
+	c.unuseLocked()
+	c.mu.Unlock()
 	level := slog.LevelWarn
 	if errors.Is(err, ErrClosed) || errors.Is(err, errGone) {
 		level = slog.LevelInfo
 	}
 	c.opts.Log.Log(context.Background(), level, "FUSE channel ended", "reason", err)
+}
+
+// unuseLocked gives up a use of the descriptor.
+func (c *Channel) unuseLocked() {
+	c.users--
+	if c.users == 0 && c.closing {
+		close(c.idle)
+	}
 }
 
 // String implements fuse.RawFileSystem.

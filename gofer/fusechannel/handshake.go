@@ -83,8 +83,22 @@ func (c *Channel) sendInit(offered uint64, limit int) error {
 func (c *Channel) awaitInit(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.InitTimeout)
 	defer cancel()
-	// A shutdown of the reading side wakes poll.
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(c.fd, unix.SHUT_RD) })
+	// A shutdown of the reading side wakes recvmsg. It must not come later than this function: the caller may close the
+	// descriptor, and its number may be another channel's then.
+	shut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		unix.Shutdown(c.fd, unix.SHUT_RD)
+		close(shut)
+	})
+	stopped := func() bool {
+		if stop() {
+			close(shut)
+			return true
+		}
+		<-shut
+		return false
+	}
+	defer func() { stopped() }()
 	start := time.Now()
 	gaveUp := func(err error) error {
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -116,7 +130,7 @@ func (c *Channel) awaitInit(ctx context.Context) ([]byte, error) {
 		case h.Status != 0:
 			return nil, fmt.Errorf("the FS server refused INIT: %w", unix.Errno(-h.Status))
 		}
-		if !stop() {
+		if !stopped() {
 			return nil, gaveUp(ctx.Err()) // the socket has been shut down
 		}
 		return payload, nil

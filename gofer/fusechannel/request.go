@@ -92,10 +92,7 @@ func (c *Channel) endLocked(ca *call) {
 	default:
 	}
 	c.free = append(c.free, ca)
-	c.users--
-	if c.users == 0 && c.closing {
-		close(c.idle)
-	}
+	c.unuseLocked()
 }
 
 // doneLocked makes a call's reply final and tells its owner.
