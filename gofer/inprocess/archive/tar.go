@@ -426,7 +426,7 @@ func (s *tarScanner) place(n *node, list []extent, stored int64) ([]extent, erro
 		used += e.length
 		switch last := len(kept) - 1; {
 		case e.length == 0:
-		case last >= 0 && end == e.logical:
+		case last >= 0 && kept[last].logical+kept[last].length == e.logical:
 			kept[last].length += e.length
 		default:
 			kept = append(kept, e)
