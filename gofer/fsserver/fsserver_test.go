@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,10 +30,26 @@ func TestMain(m *testing.M) {
 		if len(os.Args) == 2 && os.Args[1] == "echo" {
 			os.Exit(echo())
 		}
+		if len(os.Args) == 3 && os.Args[1] == "dial" {
+			os.Exit(dial(os.Args[2]))
+		}
 		fmt.Println("this is the helper")
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// dial is a server that copies what it gets from an address to its output.
+func dial(addr string) int {
+	conn, err := net.Dial("tcp", addr)
+	if err == nil {
+		_, err = io.Copy(os.Stdout, conn)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
 }
 
 // echo is an FS server that answers each message with the same message and ends
@@ -250,6 +268,42 @@ func TestServerPrivileges(t *testing.T) {
 			if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.Contains(line, " 0 ") && name != "lo" {
 				t.Errorf("network interface: %s", line)
 			}
+		}
+	})
+}
+
+func TestHostNetwork(t *testing.T) {
+	forBoth(t, func(t *testing.T, c Config) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		accepted := make(chan error, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err == nil {
+				_, err = conn.Write([]byte("hello from the host"))
+				conn.Close()
+			}
+			accepted <- err
+		}()
+		c.HostNetwork = true
+		c.Argv = []string{"fusermount3", "dial", l.Addr().String()}
+		if out, code := start(t, c).wait(t); code != 0 || out != "hello from the host" {
+			t.Errorf("status %d: %s", code, out)
+		}
+		if err := <-accepted; err != nil {
+			t.Error(err)
+		}
+		c.HostNetwork = false
+		c.RootDir += "2"
+		if err := os.Mkdir(c.RootDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		c.Runsc.ContainerID += "2"
+		if out, code := start(t, c).wait(t); code == 0 {
+			t.Errorf("the host was reached without its network: %s", out)
 		}
 	})
 }

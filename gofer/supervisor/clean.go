@@ -119,6 +119,10 @@ func cleanLeftovers(ctx context.Context, d Dirs) (alive []string, err error) {
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
+	// docker makes a missing directory that it is to mount, and nothing else.
+	if err := d.create(); err != nil {
+		return nil, err
+	}
 	unlock, err := d.lockNames()
 	if err != nil {
 		return nil, err

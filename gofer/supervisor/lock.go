@@ -71,7 +71,7 @@ func acquire(path string) (*lock, error) {
 // lockNames keeps others from taking a name's lock for a short time, so that
 // whoever finds a name locked then knows that it is being served. It blocks.
 func (d Dirs) lockNames() (unlock func(), err error) {
-	f, err := os.OpenFile(d.lock(".names"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.Open(d.locks())
 	if err != nil {
 		return nil, err
 	}

@@ -274,8 +274,11 @@ func (v *volume) blame(ctx context.Context, text string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, blameWait)
 	defer cancel()
-	if !v.server.wait(ctx) || v.server.succeeded() {
+	if !v.server.wait(ctx) {
 		return errors.New(text)
+	}
+	if v.server.succeeded() {
+		return errors.New(text + "; " + v.server.status(""))
 	}
 	v.log.Debug("start", "gofer", text)
 	return errors.New(v.server.status("before it was ready"))

@@ -503,6 +503,18 @@ func TestStartAfterKilledSupervisor(t *testing.T) {
 	serve(t, c)
 }
 
+func TestListRemovesEmptyVolumeDirectory(t *testing.T) {
+	c := newTestConfig(t, IsolationNone, "")
+	if err := os.MkdirAll(c.Dirs.Volume("vol"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	all, err := List(t.Context(), c.Dirs)
+	if err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	noLeftovers(t, c)
+}
+
 func TestListWithoutRunDirectory(t *testing.T) {
 	all, err := List(t.Context(), Dirs{Run: filepath.Join(t.TempDir(), "absent")})
 	if err != nil || len(all) != 0 {

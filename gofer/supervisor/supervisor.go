@@ -127,7 +127,8 @@ func (d Dirs) Volume(name string) string { return filepath.Join(d.Run, "volumes"
 func (d Dirs) VolumeState(name string) string { return filepath.Join(d.State, "volumes", name) }
 
 func (d Dirs) control() string            { return filepath.Join(d.Run, "control") }
-func (d Dirs) lock(name string) string    { return filepath.Join(d.Run, "locks", name) }
+func (d Dirs) locks() string              { return filepath.Join(d.Run, "locks") }
+func (d Dirs) lock(name string) string    { return filepath.Join(d.locks(), name) }
 func (d Dirs) private(name string) string { return filepath.Join(d.Run, "private", name) }
 func (d Dirs) runsc() string              { return filepath.Join(d.Run, "runsc") }
 
@@ -149,7 +150,7 @@ func (d Dirs) create() error {
 		mode os.FileMode
 	}{
 		{d.Run, 0o755}, {filepath.Join(d.Run, "volumes"), 0o755},
-		{d.control(), 0o700}, {filepath.Join(d.Run, "locks"), 0o700},
+		{d.control(), 0o700}, {d.locks(), 0o700},
 		{filepath.Join(d.Run, "private"), 0o700}, {d.runsc(), 0o700},
 	} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
