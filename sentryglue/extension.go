@@ -186,6 +186,9 @@ func handOver(m plannedMount, l lisafsFD, container string) error {
 		}
 		return notRunning(m.Volume)
 	}
+	if errors.Is(err, unix.EACCES) {
+		return errors.New("volumes work without user namespaces only, and in this container's, runsc's gofer may not connect to the volume's socket")
+	}
 	if err != nil {
 		return err
 	}

@@ -30,13 +30,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fs"
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
-	"gvisor.dev/gvisor/pkg/lisafs"
-	"gvisor.dev/gvisor/pkg/unet"
+	"fsva/gofer/lisaserver"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
-	"gvisor.dev/gvisor/runsc/fsgofer"
+	"gvisor.dev/gvisor/runsc/config"
 	"gvisor.dev/gvisor/runsc/specutils"
 )
 
@@ -105,17 +105,22 @@ func needRunsc(t *testing.T) {
 	if _, err := os.Stat("/bin/busybox"); err != nil {
 		t.Skipf("needs a static busybox: %v", err)
 	}
+	if config.CgoEnabled {
+		t.Skip("needs a static test binary: CGO_ENABLED=0")
+	}
 	if testing.Short() {
 		t.Skip("runs containers")
 	}
 }
 
-// testGofer is a volume's gofer in this process: stock fsgofer code over a
-// directory, with our policy replaced by a field.
+// testGofer is a volume's gofer in this process: our lisafs server over a
+// directory. Who may attach is up to a field.
 type testGofer struct {
 	info    attach.Info
 	dir     string // the volume directory
 	backing string // what the volume shows
+	server  *lisaserver.Server
+	served  chan error // how connections ended
 
 	mu       sync.Mutex
 	refuse   error
@@ -142,21 +147,9 @@ func (g *testGofer) Attach(r attach.Request, lisafsFD int, conn *os.File) error 
 	if err := g.note(r); err != nil {
 		return err
 	}
-	sock, err := unet.NewSocket(lisafsFD)
-	if err != nil {
-		return err
-	}
-	server := lisafs.NewServer()
-	impl := fsgofer.NewConnectionImpl(&fsgofer.Config{})
-	c, err := server.CreateConnection(sock, g.backing, fsgofer.ConnectionOpts(r.ReadOnly), impl)
-	if err != nil {
-		return err
-	}
-	server.StartConnection(c)
 	g.wg.Go(func() {
-		server.Wait()
-		server.Destroy()
-		conn.Close()
+		defer conn.Close()
+		g.served <- g.server.Serve(lisafsFD, lisaserver.ConnOptions{ReadOnly: r.ReadOnly || g.info.ReadOnly, Container: r.Container})
 	})
 	return nil
 }
@@ -173,17 +166,23 @@ func (g *testGofer) setRefusal(op string, err error) {
 	g.refuseAt, g.refuse = op, err
 }
 
-var openProc = sync.OnceValue(func() error { return fsgofer.OpenProcSelfFD("/proc/self/fd") })
-
 // startGofer runs the gofer of a volume until the test ends. Its directory is
 // on tmpfs, as a run directory is.
 func startGofer(t *testing.T, info attach.Info) *testGofer {
 	t.Helper()
-	if err := openProc(); err != nil {
+	info.Version, info.Appliance = 1, "test"
+	g := &testGofer{
+		info:    info,
+		dir:     filepath.Join(tmpfsDir(t), "volumes", info.Name),
+		backing: t.TempDir(),
+		served:  make(chan error, 100),
+	}
+	root, err := fs.NewLoopbackRoot(g.backing)
+	if err != nil {
 		t.Fatal(err)
 	}
-	info.Version, info.Appliance = 1, "test"
-	g := &testGofer{info: info, dir: filepath.Join(tmpfsDir(t), "volumes", info.Name), backing: t.TempDir()}
+	// No kernel in between: every answer is fresh.
+	g.server = lisaserver.New(fs.NewNodeFS(root, &fs.Options{}), lisaserver.Options{})
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +201,15 @@ func startGofer(t *testing.T, info attach.Info) *testGofer {
 		if err := <-done; err != nil {
 			t.Errorf("attach.Serve: %v", err)
 		}
+		// The containers are gone, and so are their connections.
 		g.wg.Wait()
+		g.server.Close()
+		close(g.served)
+		for err := range g.served {
+			if err != nil {
+				t.Errorf("lisaserver.Serve: %v", err)
+			}
+		}
 	})
 	return g
 }

@@ -304,19 +304,9 @@ func TestLifecycle(t *testing.T) {
 		t.Cleanup(func() { b.delete(t, id) })
 		step("create", "--bundle", b.dir, id)
 		step("start", id)
-		if out := output(t, b.command(t, "runsc", nil, "wait", id)); out.code != 0 || !strings.Contains(out.stdout, `"exitStatus":0`) {
-			t.Errorf("wait: %+v", out)
-		}
-		// The sandbox process may live a moment longer than the application.
-		for deadline := time.Now().Add(10 * time.Second); ; {
-			out := output(t, b.command(t, "runsc", nil, "state", id))
-			if strings.Contains(out.stdout, `"stopped"`) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("state: %+v", out)
-			}
-		}
+		waitFor(t, "the state stopped", func() bool {
+			return strings.Contains(output(t, b.command(t, "runsc", nil, "state", id)).stdout, `"stopped"`)
+		})
 		step("delete", id)
 		if got, want := readFile(t, filepath.Join(g.backing, "log")), strings.Repeat("done\n", i+1); got != want {
 			t.Errorf("log has %q, want %q", got, want)
@@ -324,6 +314,108 @@ func TestLifecycle(t *testing.T) {
 	}
 	if got := len(g.seen()); got != 4 {
 		t.Errorf("%d requests, want 2 for each container: %+v", got, g.seen())
+	}
+}
+
+// TestOverlayOnEverything: a user who has all writes stay in the sandbox gets
+// that for volumes, too, and the volume's gofer knows.
+func TestOverlayOnEverything(t *testing.T) {
+	needRunsc(t)
+	for _, medium := range []string{"memory", "self"} {
+		t.Run(medium, func(t *testing.T) {
+			g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Exclusive})
+			writeFile(t, filepath.Join(g.backing, "in"), "volume in\n")
+			b := newBundle(t, "cat /data/in && echo x > /data/new && ls -A /data", bind(g.dir, "/data"))
+			r := b.run(t, "runsc", "--overlay2=all:"+medium)
+			if want := "volume in\nin\nnew\n"; r.code != 0 || r.stdout != want {
+				t.Errorf("got %+v, want %q", r, want)
+			}
+			if _, err := os.Stat(filepath.Join(g.backing, "new")); err == nil {
+				t.Error("the write reached the volume")
+			}
+			if seen := g.seen(); len(seen) != 2 || !seen[1].ReadOnly {
+				t.Errorf("requests %+v, want a read-only attach", seen)
+			}
+			if entries, err := os.ReadDir(g.dir); err != nil || len(entries) != 2 {
+				t.Errorf("volume directory has %v, %v", entries, err)
+			}
+		})
+	}
+}
+
+// TestUserNamespace: in a container with a user namespace, runsc's gofer is not
+// the user that may connect.
+func TestUserNamespace(t *testing.T) {
+	needRunsc(t)
+	g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Shared})
+	b := newBundle(t, "true", bind(g.dir, "/data"))
+	linux := b.spec["linux"].(map[string]any)
+	linux["namespaces"] = append(linux["namespaces"].([]map[string]any), map[string]any{"type": "user"})
+	mapping := []map[string]any{{"containerID": 0, "hostID": 100000, "size": 65536}}
+	linux["uidMappings"], linux["gidMappings"] = mapping, mapping
+	b.write(t)
+	// Not that user's to make, either.
+	if err := os.Mkdir(filepath.Join(b.dir, "rootfs/data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{filepath.Dir(b.dir), filepath.Dir(filepath.Dir(g.dir)), g.dir} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := b.run(t, "runsc")
+	if want := `cannot mount volume "vol" at "/data": volumes work without user namespaces only`; r.code == 0 || !strings.Contains(r.stderr, want) {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
+
+// TestCheckpointRestore: a restored container has its volumes again, whether
+// restore makes the container itself or one was created for it.
+func TestCheckpointRestore(t *testing.T) {
+	needRunsc(t)
+	for _, created := range []bool{false, true} {
+		t.Run(fmt.Sprintf("created %v", created), func(t *testing.T) {
+			g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Shared})
+			b := newBundle(t, `
+exec 3>>/data/log
+echo before >&3
+while ! [ -e /data/go ]; do sleep 0.02; done
+echo after >&3
+`, bind(g.dir, "/data"))
+			step := func(args ...string) {
+				t.Helper()
+				if err := b.command(t, "runsc", nil, args...).Run(); err != nil {
+					t.Fatalf("%v: %v", args, err)
+				}
+			}
+			t.Cleanup(func() { b.delete(t, "one"); b.delete(t, "two") })
+			step("run", "--detach", "--bundle", b.dir, "one")
+			log := filepath.Join(g.backing, "log")
+			waitFor(t, "the container's first line", func() bool {
+				data, err := os.ReadFile(log)
+				return err == nil && string(data) == "before\n"
+			})
+			image := t.TempDir()
+			step("checkpoint", "--image-path", image, "one")
+			step("delete", "--force", "one")
+			if created {
+				step("create", "--bundle", b.dir, "two")
+				g.setRefusal(attach.OpCheck, errors.New("restore must not ask again"))
+			}
+			step("restore", "--detach", "--bundle", b.dir, "--image-path", image, "two")
+			writeFile(t, filepath.Join(g.backing, "go"), "")
+			waitFor(t, "the restored container's line", func() bool { return readFile(t, log) == "before\nafter\n" })
+		})
+	}
+}
+
+// waitFor polls for what another process does.
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited too long for %s", what)
+		}
 	}
 }
 

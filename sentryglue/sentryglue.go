@@ -47,7 +47,8 @@
 // are resolved inside of it.
 //
 // Not supported, and refused with one line: volumes in a container that joins
-// a pod's existing sandbox (gVisor reads hints from the first container only),
+// a pod's existing sandbox (gVisor reads hints from the first container only) or
+// that has a user namespace (its root may not connect to the volume's socket),
 // id-mapped volume mounts, hints of the user's own for a volume.
 package sentryglue
 
