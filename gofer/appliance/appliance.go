@@ -97,11 +97,10 @@ type Manifest struct {
 	Isolation string `toml:"isolation"`
 	Coherence string `toml:"coherence"`
 	ReadOnly  bool   `toml:"read-only"`
-	// StableIno says that the server's inode numbers never name two files, so equal numbers are hard links.
+	// StableIno says that the server's inode numbers never name two files, and that all names of a file are one node, so
+	// equal numbers are hard links. Servers on libfuse's path-based interface have a node for each name, which goes with
+	// that name: for them it is false even when their numbers are good.
 	StableIno bool `toml:"stable-ino"`
-	// SourceIno says that they are those of the source directory, so that StableIno holds only on file systems where
-	// one number is one file (btrfs, for one, repeats them in each subvolume).
-	SourceIno bool `toml:"source-ino"`
 
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.

@@ -158,9 +158,6 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("command"), "${state} in command and state = true go together"
 		}
 	}
-	if m.SourceIno && (!m.StableIno || (m.Source != SourceDirectory && m.Source != SourceDirectoryOrRemote)) {
-		return at("source-ino"), `"source-ino" needs stable-ino = true and a source that is a directory`
-	}
 	if len(m.SourceSuffixes) != 0 && m.Source != SourceFile {
 		return at("source-suffixes"), `"source-suffixes" needs source = "file"`
 	}

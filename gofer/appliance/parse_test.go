@@ -75,7 +75,6 @@ func TestParseMistakes(t *testing.T) {
 		{`"CHOWN"`, `"CHOWM"`, `9:1: capabilities[0]: unknown capability "CHOWM"; did you mean CHOWN?`},
 		{`"CHOWN"`, `"SYS_ADMIN"`, `9:1: capabilities[0]: unknown capability "SYS_ADMIN"`},
 		{`MODE =`, `"A B" =`, `12:1: env: "A B" is not a variable name`},
-		{`root = "host"`, "root = \"host\"\nsource-ino = true", `9:1: "source-ino" needs stable-ino = true and a source that is a directory`},
 		{`name = "offset"`, `name = "how"`, `23:1: option "how" is declared twice`},
 		{"name = \"offset\"\n", "", `14:3: option without a "name"`},
 		{`type = "int"`, `type = "number"`, `17:1: option "offset": type "number" is not one of string, int, bool, enum, file, dir, secret-file`},

@@ -12,8 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // plainName is a file name that no option list, fsname= or mtab line of a server can misread.
@@ -58,11 +56,6 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 		if !info.IsDir() {
 			return "", fmt.Errorf("source %s is a %s: appliance %q needs a directory", v.Source, kindOf(info), m.Name)
 		}
-		if m.SourceIno {
-			if p.StableIno, err = inodesAreUnique(host); err != nil {
-				return "", fmt.Errorf("source %s: %w", v.Source, err)
-			}
-		}
 		p.bind(host, RootSource, p.ReadOnly)
 		return RootSource, nil
 	}
@@ -87,39 +80,6 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 func looksLikeArgument(remote string) bool {
 	host, _, _ := strings.Cut(remote, ":")
 	return strings.HasPrefix(host, "-") || strings.Contains(host, "@-") || strings.Contains(host, "[-")
-}
-
-// inodesAreUnique reports whether one inode number is one file in dir: its file system promises that, and no other is
-// mounted below.
-func inodesAreUnique(dir string) (bool, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return false, err
-	}
-	if mountedBelow(string(mounts), dir) {
-		return false, nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return false, err
-	}
-	switch int64(st.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC:
-		return true, nil
-	}
-	return false, nil
-}
-
-// mountedBelow reports whether mountinfo (proc_pid_mountinfo(5)) has a mount inside of dir.
-func mountedBelow(mountinfo, dir string) bool {
-	// The kernel writes these characters of a path as octal numbers.
-	prefix := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(strings.TrimSuffix(dir, "/")) + "/"
-	for line := range strings.Lines(mountinfo) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], prefix) && len(f[4]) > len(prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // sourceHint is what stands after --source in a message.
