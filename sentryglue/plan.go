@@ -59,6 +59,14 @@ func newPlannedMount(index int, source, destination string, options []string, in
 	if m.ReadOnly && !hasOption(options, "ro") {
 		m.Options = append(m.Options, "ro")
 	}
+	// As FUSE mounts are: what a file system says of device numbers and set-user-ID
+	// programs is not the container's. (The sentry would open a device node of the
+	// volume as its own device of that number.)
+	for _, o := range []string{"nosuid", "nodev"} {
+		if !hasOption(options, o) {
+			m.Options = append(m.Options, o)
+		}
+	}
 	// Sharing handles hides the close of a file, lets mappings go stale that a
 	// second client writes to, and swallows the error of fsync.
 	if info.Coherence == attach.Shared || info.StrictFsync && !m.ReadOnly {

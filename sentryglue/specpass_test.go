@@ -118,8 +118,8 @@ func TestSpecPass(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := &plan{Mounts: []plannedMount{
-			{Index: 1, Volume: "exclusive", Source: exclusive, Destination: "/e", HintSource: "fsva:exclusive:1", Options: []string{"dcache=9"}},
-			{Index: 3, Volume: "shared", Source: shared, Destination: "/s", HintSource: "fsva:shared:3", Options: []string{"disable_file_handle_sharing"}, ReadOnly: true},
+			{Index: 1, Volume: "exclusive", Source: exclusive, Destination: "/e", HintSource: "fsva:exclusive:1", Options: []string{"nosuid", "nodev", "dcache=9"}},
+			{Index: 3, Volume: "shared", Source: shared, Destination: "/s", HintSource: "fsva:shared:3", Options: []string{"nosuid", "nodev", "disable_file_handle_sharing"}, ReadOnly: true},
 		}}
 		if diff := cmp.Diff(p, want); diff != "" {
 			t.Errorf("plan (-got +want):\n%s", diff)

@@ -70,6 +70,7 @@ func bundleSpec(c *Config) *specs.Spec {
 			Args:            c.Argv,
 			Env:             c.environ(),
 			Cwd:             "/",
+			User:            specs.User{Umask: new(uint32)}, // 0, as in execProcess
 			NoNewPrivileges: true,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: maxFiles, Hard: maxFiles}},

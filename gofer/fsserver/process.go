@@ -75,6 +75,9 @@ func execProcess(c *Config, t *tree) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("set the parent death signal: %w", err)
 	}
+	// Modes come complete from the applications: not one bit is for the server's
+	// own umask to clear.
+	unix.Umask(0)
 	return fmt.Errorf("run %s: %w", bin, unix.Exec(bin, c.Argv, env))
 }
 

@@ -53,6 +53,10 @@ const memRoot = "/mem"
 // supervisor.
 const stopTimeout = 5 * time.Second
 
+// flushTimeout bounds the flush of what clients have open when the volume stops.
+// The supervisor waits a little longer.
+const flushTimeout = 50 * time.Second
+
 // Main runs the gofer and returns its exit code. It expects the descriptors
 // that goferproto names and a process that is alone in its mount namespace.
 func Main() int {
@@ -148,10 +152,8 @@ func (p *process) run() error {
 	if err := <-accepting; err != nil {
 		p.log.Warn("accepting clients ended early", "err", err)
 	}
-	p.lisa.Close()
-	p.clients.Wait()
 	reply := goferproto.Reply{ID: request.ID}
-	if err := p.backend.close(); err != nil {
+	if err := p.shutDown(); err != nil {
 		reply.Error = err.Error()
 		p.log.Warn("stop", "err", err)
 	}
@@ -161,6 +163,24 @@ func (p *process) run() error {
 		}
 	}
 	return nil
+}
+
+// shutDown ends the clients, which flushes what they have open, and then the
+// file system. A file system that hangs is cut off, so that its clients' requests
+// end.
+func (p *process) shutDown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	err := p.lisa.Shutdown(ctx)
+	if err != nil {
+		err = fmt.Errorf("flush what clients have open: %w", err)
+	}
+	// After a clean shutdown this sends DESTROY; otherwise it also unblocks what
+	// the shutdown waited for.
+	err = errors.Join(err, p.backend.close())
+	p.lisa.Close()
+	p.clients.Wait()
+	return err
 }
 
 // connServer serves clients with lisafs.
@@ -196,6 +216,10 @@ func (p *process) confine() error {
 	}
 	if err := confine.DropPrivileges(keep...); err != nil {
 		return err
+	}
+	// The supervisor had it set; prctl(2): it is cleared when credentials change.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("set the parent death signal: %w", err)
 	}
 	return confine.InstallFilter(profile)
 }
