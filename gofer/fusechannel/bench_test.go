@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +27,16 @@ const echoEnv = "FSVA_TEST_ECHO_SERVER"
 func TestMain(m *testing.M) {
 	if os.Getenv(echoEnv) != "" {
 		echoServer(3)
+		os.Exit(0)
+	}
+	if strings.HasPrefix(filepath.Base(os.Args[0]), "fusermount") {
+		// libfuse asks for a mount: it gets descriptor 3, see TestBindfs. Or for an unmount, without _FUSE_COMMFD.
+		if comm, err := strconv.Atoi(os.Getenv("_FUSE_COMMFD")); err == nil {
+			if err := unix.Sendmsg(comm, []byte{0}, unix.UnixRights(3), nil, 0); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
 		os.Exit(0)
 	}
 	os.Exit(m.Run())

@@ -41,7 +41,8 @@ type call struct {
 	unique     uint64
 	state      callState
 	role       callRole
-	again      bool // the server answered INTERRUPT with EAGAIN
+	again      bool   // the server answered INTERRUPT with EAGAIN
+	releases   uint64 // the node whose FORGETs wait for this call; 0: none
 	prev, next *call
 }
 

@@ -4,6 +4,7 @@
 package fusechannel
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,9 @@ const (
 	forgetMax = 1 << 16
 )
 
-// forgetQueue collects FORGETs. Nodes that are forgotten more than once while they wait are merged.
+// forgetQueue collects FORGETs. Nodes that are forgotten more than once while they wait are merged. A node with a RELEASE
+// under way waits for its reply: Linux keeps the inode until then (fs/fuse/file.c, fuse_release_end), and a server with
+// several threads that sees FORGET first loses the node under its own feet (libfuse aborts).
 type forgetQueue struct {
 	wake chan struct{} // has a token when there is something to send
 	full chan struct{} // has a token when there is a batch to send, or a flush waits
@@ -28,8 +31,50 @@ type forgetQueue struct {
 	mu      sync.Mutex
 	cond    sync.Cond // the queue has been sent
 	pending map[uint64]uint64
+	held    map[uint64]int // RELEASEs under way, by node
 	sending bool
 	closed  bool
+	// batches are the latest BATCH_FORGETs by their unique ids, oldest first, for servers that turn out not to know it.
+	batches []sentBatch
+}
+
+// sentBatch is a BATCH_FORGET on the wire.
+type sentBatch struct {
+	unique uint64
+	nodes  []forgetOne
+}
+
+// keptBatches is how many BATCH_FORGETs are remembered. A server that does not know it answers the first, before many
+// more are sent.
+const keptBatches = 16
+
+// sent remembers a batch.
+func (q *forgetQueue) sent(unique uint64, nodes []forgetOne) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.batches) == keptBatches {
+		q.batches = slices.Delete(q.batches, 0, 1)
+	}
+	q.batches = append(q.batches, sentBatch{unique, slices.Clone(nodes)})
+}
+
+// refused queues the nodes of a batch that the server did not take again. It reports whether there was such a batch.
+func (q *forgetQueue) refused(unique uint64) bool {
+	q.mu.Lock()
+	i := slices.IndexFunc(q.batches, func(b sentBatch) bool { return b.unique == unique })
+	if i < 0 {
+		q.mu.Unlock()
+		return false
+	}
+	if !q.closed {
+		for _, n := range q.batches[i].nodes {
+			q.pending[n.nodeID] += n.nlookup
+		}
+	}
+	q.batches = slices.Delete(q.batches, i, i+1)
+	q.mu.Unlock()
+	poke(q.wake)
+	return true
 }
 
 func (q *forgetQueue) init() {
@@ -37,6 +82,27 @@ func (q *forgetQueue) init() {
 	q.full = make(chan struct{}, 1)
 	q.cond.L = &q.mu
 	q.pending = make(map[uint64]uint64)
+	q.held = make(map[uint64]int)
+}
+
+// hold keeps the node's FORGETs back until unhold.
+func (q *forgetQueue) hold(nodeID uint64) {
+	q.mu.Lock()
+	q.held[nodeID]++
+	q.mu.Unlock()
+}
+
+func (q *forgetQueue) unhold(nodeID uint64) {
+	q.mu.Lock()
+	waiting := false
+	if q.held[nodeID]--; q.held[nodeID] == 0 {
+		delete(q.held, nodeID)
+		_, waiting = q.pending[nodeID]
+	}
+	q.mu.Unlock()
+	if waiting {
+		poke(q.wake)
+	}
 }
 
 func poke(ch chan struct{}) {
@@ -66,7 +132,7 @@ func (q *forgetQueue) add(nodeID, nlookup uint64) {
 	}
 }
 
-// take returns at most forgetBatch pending FORGETs. q.sending is true until the next take: so when there are none and
+// take returns at most forgetBatch pending FORGETs that may be sent. q.sending is true until the next take: so when there are none and
 // nothing is being sent, everything is on the wire.
 func (q *forgetQueue) take(buf []forgetOne) []forgetOne {
 	q.mu.Lock()
@@ -75,6 +141,9 @@ func (q *forgetQueue) take(buf []forgetOne) []forgetOne {
 	for id, n := range q.pending {
 		if len(buf) == forgetBatch {
 			break
+		}
+		if q.held[id] > 0 {
+			continue
 		}
 		buf = append(buf, forgetOne{id, n})
 		delete(q.pending, id)
@@ -148,7 +217,8 @@ func (c *Channel) sendForgets() {
 func (c *Channel) forgetNow(ca *call, batch []forgetOne) {
 	c.stats.forgets.Add(uint64(len(batch)))
 	ca.unique = c.freshUnique()
-	if len(batch) > 1 && c.proto.minor >= 16 {
+	if len(batch) > 1 && c.proto.minor >= 16 && !c.enosys[opBatchForget].Load() {
+		c.forgets.sent(ca.unique, batch)
 		ca.header(opBatchForget, &fuse.InHeader{})
 		head := struct{ count, dummy uint32 }{count: uint32(len(batch))}
 		ca.in = append(ca.in, bytesOf(&head)...)

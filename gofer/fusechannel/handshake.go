@@ -52,6 +52,7 @@ func (c *Channel) handshake(ctx context.Context) error {
 	if c.proto, err = negotiate(payload, offered, limit); err != nil {
 		return fmt.Errorf("FUSE channel: %w", err)
 	}
+	c.proto.maxRead = min(c.proto.maxRead, max(c.opts.MaxRead/pageSize*pageSize, pageSize))
 	return nil
 }
 
@@ -137,13 +138,14 @@ func (c *Channel) awaitInit(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// parseReply splits a message from the server. ok is false when it cannot be a FUSE message.
+// parseReply splits a message from the server. ok is false when it cannot be a FUSE message; if it has a header, that
+// is given nevertheless.
 func parseReply(msg []byte, truncated bool) (h fuse.OutHeader, payload []byte, ok bool) {
-	if truncated || len(msg) < outHeaderSize {
+	if len(msg) < outHeaderSize {
 		return h, nil, false
 	}
 	h.Length = binary.NativeEndian.Uint32(msg)
 	h.Status = int32(binary.NativeEndian.Uint32(msg[4:]))
 	h.Unique = binary.NativeEndian.Uint64(msg[8:])
-	return h, msg[outHeaderSize:], uint64(h.Length) == uint64(len(msg))
+	return h, msg[outHeaderSize:], !truncated && uint64(h.Length) == uint64(len(msg))
 }

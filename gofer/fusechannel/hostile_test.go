@@ -154,9 +154,9 @@ func TestHostileMessages(t *testing.T) {
 		msg  func(r request) []byte
 	}{
 		{"shorter than a header", func(request) []byte { return make([]byte, 15) }},
-		{"length too small", func(r request) []byte { m := message(r.unique, 0, []byte("abc")); m[0]--; return m }},
-		{"length too large", func(r request) []byte { m := message(r.unique, 0, []byte("abc")); m[1]++; return m }},
-		{"longer than the buffer", func(r request) []byte { return message(r.unique, 0, make([]byte, 2<<20)) }},
+		{"length too small", func(r request) []byte { m := message(r.unique+2, 0, []byte("abc")); m[0]--; return m }},
+		{"length too large", func(r request) []byte { m := message(r.unique+2, 0, []byte("abc")); m[1]++; return m }},
+		{"longer than the buffer", func(r request) []byte { return message(r.unique+2, 0, make([]byte, 2<<20)) }},
 		{"unknown unique", func(r request) []byte { return message(r.unique+1<<40, 0) }},
 		{"unique of a free slot", func(r request) []byte { return message(r.unique+2, 0) }},
 		{"interrupt reply with payload", func(r request) []byte { return message(r.unique|1, 0, []byte("x")) }},
@@ -198,6 +198,29 @@ func TestHostileMessages(t *testing.T) {
 				if s := c.Stats(); s.Malformed != i {
 					t.Errorf("malformed = %d, want %d", s.Malformed, i)
 				}
+			}
+		})
+	}
+}
+
+// TestBadLength: a reply that says it has another length is the end of its request, or of the channel when more of it
+// may follow.
+func TestBadLength(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		msg  func(r request) []byte
+		want fuse.Status
+	}{
+		{"too small", func(r request) []byte { m := message(r.unique, 0, make([]byte, attrOutSize)); m[0]--; return m }, fuse.EIO},
+		{"longer than the buffer", func(r request) []byte { return message(r.unique, 0, make([]byte, 2<<20)) }, fuse.EIO},
+		{"split", func(r request) []byte { return message(r.unique, 0, make([]byte, attrOutSize))[:100] }, enotconn},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := serveWith(t, func(s *script, r request) { s.raw(tc.msg(r)) })
+			_, st := getattr(c, 2)
+			want(t, "GETATTR", st, tc.want)
+			if err := c.Err(); (err == errSplit) != (tc.want == enotconn) {
+				t.Errorf("Err: %v", err)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ package fusechannel
 
 import (
 	"encoding/binary"
+	"runtime"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -181,6 +182,7 @@ func TestCancelWhileSocketIsFull(t *testing.T) {
 	}
 	// Those that found room wait for the server; the others were not sent.
 	for c.Stats().Ops["WRITE"] < n {
+		runtime.Gosched()
 	}
 	close(cancel)
 	if st := <-res; st != fuse.EINTR {

@@ -82,7 +82,7 @@ func (c *Channel) Create(cancel <-chan struct{}, input *fuse.CreateIn, name stri
 	}
 	in := *input
 	in.Mode = c.masked(in.Mode&0o7777|unix.S_IFREG, in.Umask)
-	in.Flags &^= unix.O_NOCTTY
+	in.Flags = in.Flags&^unix.O_NOCTTY | unix.O_CREAT // always there in Linux; servers pass the flags to open(2)
 	if !c.Has(fuse.CAP_ATOMIC_O_TRUNC) {
 		in.Flags &^= unix.O_TRUNC // it is new
 	}
@@ -164,5 +164,7 @@ func (c *Channel) release(opcode uint32, input *fuse.ReleaseIn) {
 		return
 	}
 	ca.body(bytesOf(input), 24)
+	ca.releases = input.NodeId
+	c.forgets.hold(input.NodeId)
 	c.unattended(ca)
 }

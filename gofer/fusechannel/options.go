@@ -15,6 +15,9 @@ type Options struct {
 	// MaxWrite bounds the data of one READ or WRITE in bytes; 0 means 1 MiB. It is rounded down to whole pages and
 	// lowered to what fits in one message of the socket (SO_SNDBUF, which the server's end is taken to share).
 	MaxWrite int
+	// MaxRead bounds the data of one READ in bytes beyond that; 0 means that nothing else does. It is what the max_read
+	// mount option is for the kernel. A server that splices its replies needs at most 60 KiB here.
+	MaxRead int
 	// InitTimeout bounds the time until the server has answered INIT; 0 means 30 s.
 	InitTimeout time.Duration
 	// ReadOnly refuses every operation that would change the file system with EROFS, as a read-only mount does.
@@ -66,6 +69,9 @@ const defaultInitTimeout = 30 * time.Second
 func (o Options) withDefaults() Options {
 	if o.MaxWrite <= 0 || o.MaxWrite > maxMaxWrite {
 		o.MaxWrite = maxMaxWrite
+	}
+	if o.MaxRead <= 0 || o.MaxRead > maxMaxWrite {
+		o.MaxRead = maxMaxWrite
 	}
 	if o.InitTimeout <= 0 {
 		o.InitTimeout = defaultInitTimeout

@@ -6,6 +6,7 @@ package fusechannel
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"time"
 
@@ -134,6 +135,12 @@ func (c *Channel) handle(n int, truncated bool) (forSync bool) {
 	c.stats.bytesIn.Add(uint64(n))
 	h, payload, ok := parseReply(c.rbuf[:n], truncated)
 	switch {
+	case !ok && !truncated && uint64(h.Length) > uint64(n) && c.outstanding(h.Unique):
+		c.fail(errSplit)
+	case !ok && c.outstanding(h.Unique):
+		// Its request has no better answer to hope for. No reply has this status, so it is EIO.
+		h.Status = math.MaxInt32
+		return c.takeReply(h, nil)
 	case !ok:
 		c.malformed("message of %d bytes with length %d", n, h.Length)
 	case h.Unique == 0:
@@ -146,12 +153,28 @@ func (c *Channel) handle(n int, truncated bool) (forSync bool) {
 	return false
 }
 
+// errSplit ends the channel at once: what comes next would be file data taken for messages, which an application could
+// have written. splice(2) into a socket does this with replies of more than 15 pages.
+var errSplit = errors.New("the FS server sends a reply in several messages; it must not splice, or needs a smaller max_read")
+
+// outstanding reports whether a request with this id waits for its reply.
+func (c *Channel) outstanding(unique uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lookupLocked(unique) != nil
+}
+
 // takeReply delivers the reply to a request.
 func (c *Channel) takeReply(h fuse.OutHeader, payload []byte) (forSync bool) {
 	c.mu.Lock()
 	ca := c.lookupLocked(h.Unique)
 	if ca == nil {
 		c.mu.Unlock()
+		if h.Status == -int32(unix.ENOSYS) && len(payload) == 0 && c.forgets.refused(h.Unique) {
+			// FORGETs have no reply, but libfuse-lite has one for every operation that it does not know.
+			c.enosys[opBatchForget].Store(true)
+			return false
+		}
 		c.stats.unknown.Add(1)
 		c.malformed("reply to request %d, which is not outstanding", h.Unique)
 		return false

@@ -87,6 +87,10 @@ func (c *Channel) endLocked(ca *call) {
 	clear(ca.iov)
 	ca.iov = nil
 	ca.in = nil
+	if ca.releases != 0 {
+		c.forgets.unhold(ca.releases)
+		ca.releases = 0
+	}
 	select {
 	case <-ca.ready: // a token nobody waited for
 	default:

@@ -1,0 +1,117 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package fusechannel
+
+import (
+	"context"
+	"encoding/binary"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// TestDestroyOrder: what was forgotten and released reaches the server before DESTROY, whose answer is waited for.
+func TestDestroyOrder(t *testing.T) {
+	s := &script{serve: func(s *script, r request) {
+		if r.opcode != opForget && r.opcode != opBatchForget {
+			s.ok(r)
+		}
+	}}
+	c := s.open(t, Options{})
+	const nodes = 1000
+	var wg sync.WaitGroup
+	for g := range uint64(4) {
+		wg.Go(func() {
+			for i := range uint64(nodes) {
+				c.Forget(2+i, 1+g)
+			}
+		})
+	}
+	c.Forget(fuse.FUSE_ROOT_ID, 1) // not counted by anybody
+	c.Forget(0, 1)
+	c.Release(nil, &fuse.ReleaseIn{InHeader: *node(2), Fh: 9})
+	c.ReleaseDir(&fuse.ReleaseIn{InHeader: *node(1), Fh: 8})
+	wg.Wait()
+	destroy(t, c)
+
+	s.mu.Lock()
+	seen := s.seen
+	s.mu.Unlock()
+	last := seen[len(seen)-1]
+	if last.opcode != opDestroy {
+		t.Errorf("last request is %s", opNames[last.opcode])
+	}
+	counts := make(map[uint64]uint64)
+	for _, r := range seen {
+		switch r.opcode {
+		case opForget:
+			counts[r.node] += binary.NativeEndian.Uint64(r.body)
+		case opBatchForget:
+			if len(r.body) > 4096-inHeaderSize {
+				t.Errorf("BATCH_FORGET of %d bytes", r.length)
+			}
+			for b := r.body[8:]; len(b) > 0; b = b[16:] {
+				counts[binary.NativeEndian.Uint64(b)] += binary.NativeEndian.Uint64(b[8:])
+			}
+		}
+	}
+	for id := range uint64(nodes) {
+		if counts[id+2] != 1+2+3+4 {
+			t.Fatalf("node %d forgotten %d times", id+2, counts[id+2])
+		}
+	}
+	if len(counts) != nodes || len(s.requests(opRelease)) != 1 || len(s.requests(opReleaseDir)) != 1 {
+		t.Errorf("%d nodes, %d RELEASE, %d RELEASEDIR", len(counts), len(s.requests(opRelease)), len(s.requests(opReleaseDir)))
+	}
+}
+
+func TestDestroyTimesOut(t *testing.T) {
+	c := serveWith(t, func(s *script, r request) {})
+	c.Release(nil, &fuse.ReleaseIn{InHeader: *node(2)}) // never answered either
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := c.Destroy(ctx); err == nil || !strings.Contains(err.Error(), "did not answer DESTROY") {
+		t.Errorf("error %v", err)
+	}
+	<-c.Done()
+}
+
+func TestDestroyOfTheDead(t *testing.T) {
+	c := serveWith(t, func(s *script, r request) { unix.Shutdown(s.fd, unix.SHUT_RDWR) })
+	getattr(c, 2)
+	if err := c.Destroy(t.Context()); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestForgetIsBounded: with a server that does not read, Forget waits when too many nodes do; the end of the channel
+// lets it go.
+func TestForgetIsBounded(t *testing.T) {
+	var q forgetQueue
+	q.init()
+	for id := range uint64(forgetMax) {
+		q.add(id+2, 1)
+	}
+	added := make(chan struct{})
+	go func() { q.add(1<<40, 1); close(added) }()
+	buf := q.take(nil)
+	if len(buf) != forgetBatch {
+		t.Errorf("took %d", len(buf))
+	}
+	<-added
+	if n := len(q.pending); n != forgetMax-forgetBatch+1 {
+		t.Errorf("%d wait", n)
+	}
+	for len(q.pending) < forgetMax {
+		q.add(uint64(1<<41+len(q.pending)), 1)
+	}
+	done := make(chan struct{})
+	go func() { q.add(1<<42, 1); q.flush(); close(done) }()
+	q.close()
+	<-done
+}
