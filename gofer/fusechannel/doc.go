@@ -23,18 +23,19 @@
 //
 // # Lock order
 //
-//	Channel.mu      read role, call table, waiters, failure; never held over I/O
-//	  (nothing below it)
-//	forgetQueue.mu  pending FORGETs; never held over I/O
-//	notifyQueue.mu  pending notifications; never held over I/O or a Notifier call
-//	dirLocks        per-directory serialisation for servers without PARALLEL_DIROPS; held over a request; taken
-//	                before any of the above
+//	nodeLocks          one node's LOOKUPs and READDIRs, or READs, at a time for servers that need it; held over a request
+//	  Channel.mu       read role, call table, waiters, failure; never held over I/O
+//	  forgetQueue.mu   FORGETs that wait; never held over I/O
+//	  notifyQueue.mu   notifications that wait; never held over I/O or a Notifier's method
+//	  limitedLog.mu    never held over the logger
+//
+// Of the last four nobody holds two.
 //
 // # Not supported
 //
-// Splicing, io_uring, passthrough, DAX, write-back caching, ID-mapped mounts, POSIX ACLs, security contexts and
+// Splicing, io_uring, passthrough, DAX, poll, write-back caching, ID-mapped mounts, POSIX ACLs, security contexts and
 // supplementary groups in creates, RESEND: none of them is offered. A server that replies with another major version
-// than 7 is refused: no released server needs one.
+// than 7 is refused: no released server needs one. A server that splices its replies needs Options.MaxRead (errSplit).
 //
 // System calls in steady state: sendmsg, recvmsg, poll and shutdown.
 package fusechannel

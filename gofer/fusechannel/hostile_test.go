@@ -415,4 +415,8 @@ func TestCloseAborts(t *testing.T) {
 	if !errors.Is(c.Err(), ErrClosed) {
 		t.Errorf("Err: %v", c.Err())
 	}
+	c.Close()
+	if err := unix.Fstat(c.fd, new(unix.Stat_t)); err != unix.EBADF {
+		t.Errorf("descriptor after Close: %v, want EBADF", err)
+	}
 }
