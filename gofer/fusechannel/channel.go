@@ -55,6 +55,8 @@ type Channel struct {
 	bg    chan struct{} // hands the read role to the background reader
 	wg    sync.WaitGroup
 
+	closeOnce sync.Once
+
 	// Reader only: whoever has the read role.
 	rbuf []byte
 	riov [1]unix.Iovec
@@ -196,18 +198,17 @@ func (c *Channel) drain(ctx context.Context) fuse.Status {
 // idempotent and safe to call concurrently.
 func (c *Channel) Close() {
 	c.fail(ErrClosed)
-	c.mu.Lock()
-	first := !c.closing
-	c.closing = true
-	if first && c.users == 0 {
-		close(c.idle)
-	}
-	c.mu.Unlock()
-	<-c.idle
-	c.wg.Wait()
-	if first {
+	c.closeOnce.Do(func() {
+		c.mu.Lock()
+		c.closing = true
+		if c.users == 0 {
+			close(c.idle)
+		}
+		c.mu.Unlock()
+		<-c.idle
+		c.wg.Wait()
 		unix.Close(c.fd)
-	}
+	})
 }
 
 // fail ends the channel with err; the first reason stays. Everybody who waits for a reply gets ENOTCONN.
