@@ -25,6 +25,8 @@ package dirfs
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,7 +62,7 @@ func New(path string, o Options) (fuse.RawFileSystem, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("stat directory %q: %w", path, err)
 	}
-	t := &tree{fd: fd, path: path, dev: st.dev(), log: o.Log, others: map[devIno]uint64{}}
+	t := &tree{fd: fd, path: path, dev: st.dev(), log: o.Log, others: map[devIno]uint64{}, keeping: map[*node]struct{}{}}
 	id, _ := t.id(&st)
 	timeout := cacheTime
 	if o.Shared {
@@ -92,7 +94,16 @@ func (f *dirFS) Init(*fuse.Server) {}
 // OnUnmount implements fuse.RawFileSystem.
 func (f *dirFS) OnUnmount() {
 	f.RawFileSystem.OnUnmount()
-	f.tree.closeOnce.Do(func() { unix.Close(f.tree.fd) })
+	f.tree.closeOnce.Do(func() {
+		// Those that nobody has forgotten; clients are gone without a word.
+		f.tree.mu.Lock()
+		left := slices.Collect(maps.Keys(f.tree.keeping))
+		f.tree.mu.Unlock()
+		for _, n := range left {
+			n.OnForget()
+		}
+		unix.Close(f.tree.fd)
+	})
 }
 
 // tree is what the nodes of one file system share.
@@ -105,8 +116,9 @@ type tree struct {
 
 	closeOnce sync.Once
 
-	mu     sync.Mutex
-	others map[devIno]uint64 // guarded by mu; see id
+	mu      sync.Mutex
+	others  map[devIno]uint64  // guarded by mu; see id
+	keeping map[*node]struct{} // nodes with a kept descriptor; guarded by mu
 }
 
 type devIno struct{ dev, ino uint64 }

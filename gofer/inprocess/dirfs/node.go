@@ -18,10 +18,10 @@ type node struct {
 	fs.Inode
 	tree *tree // immutable
 
-	mu sync.Mutex
+	mu sync.Mutex // before tree.mu
 	// kept is a descriptor of a file that has lost its name, so that those who
 	// still refer to it without an open handle can go on; -1 or 0: none.
-	// Guarded by mu.
+	// Guarded by mu. The node is then in tree.keeping.
 	kept int
 }
 
@@ -147,6 +147,9 @@ func (n *node) keep(fd int) {
 		return
 	}
 	n.kept = fd
+	n.tree.mu.Lock()
+	n.tree.keeping[n] = struct{}{}
+	n.tree.mu.Unlock()
 }
 
 // OnForget implements fs.NodeOnForgetter: nobody refers to the node any more. It
@@ -157,6 +160,9 @@ func (n *node) OnForget() {
 	if n.kept > 0 {
 		unix.Close(n.kept)
 		n.kept = -1
+		n.tree.mu.Lock()
+		delete(n.tree.keeping, n)
+		n.tree.mu.Unlock()
 	}
 }
 
