@@ -17,6 +17,7 @@ package sentryglue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -79,6 +80,10 @@ func (e *goferExtension) prepare(ctx extension.GoferPrepareContext) error {
 	if err != nil {
 		return err
 	}
+	room, err := descriptorRoom()
+	if err != nil {
+		return err
+	}
 	for _, m := range e.plan.Mounts {
 		if m.Index >= len(ctx.Spec.Mounts) || ctx.Spec.Mounts[m.Index].Destination != m.Destination {
 			return m.describe(errors.New("config.json has changed while the container was created"))
@@ -89,7 +94,7 @@ func (e *goferExtension) prepare(ctx extension.GoferPrepareContext) error {
 		}
 		mount := &ctx.Spec.Mounts[m.Index]
 		if !e.attached {
-			if err := handOver(m, got, ctx.ContainerID); err != nil {
+			if err := handOver(m, got, ctx.ContainerID, room/len(e.plan.Mounts)); err != nil {
 				return m.describe(err)
 			}
 			log.Infof("fsva: volume %q at %q is served by its own gofer", m.Volume, m.Destination)
@@ -166,10 +171,25 @@ func assignFDs(spec *specs.Spec, fds []int, confs []specutils.GoferMountConf) (m
 	return byIndex, nil
 }
 
-// handOver gives the descriptor to the gofer of m's volume. In its place it
+// descriptorReserve is what a sandbox keeps of its descriptors for everything
+// but file data of volumes.
+const descriptorReserve = 2000
+
+// descriptorRoom returns how many descriptors of file data this container's
+// sandbox has room for: it runs under the same limit.
+func descriptorRoom() (int, error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	return int(min(max(l.Cur, descriptorReserve)-descriptorReserve, math.MaxInt32)), nil
+}
+
+// handOver gives the descriptor to the gofer of m's volume, with room for the
+// given number of descriptors of file data. In its place it
 // puts the connection to that gofer, which is silent and ends with the service:
 // to gVisor's gofer, a sentry that never asks for anything.
-func handOver(m plannedMount, l lisafsFD, container string) error {
+func handOver(m plannedMount, l lisafsFD, container string, room int) error {
 	// As gVisor does: the image may have symbolic links on the way.
 	dir, err := sandboxsetup.ResolveSymlinks(goferRoot, m.Destination)
 	if err != nil {
@@ -179,6 +199,7 @@ func handOver(m plannedMount, l lisafsFD, container string) error {
 		Container:   container,
 		Destination: m.Destination,
 		ReadOnly:    m.ReadOnly || l.overlay,
+		Descriptors: room,
 	}, l.fd)
 	if errors.Is(err, attach.ErrNotRunning) {
 		if _, ierr := attach.ReadInfo(dir); errors.Is(ierr, attach.ErrNotVolume) {

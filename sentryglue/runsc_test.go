@@ -294,11 +294,25 @@ func TestLifecycle(t *testing.T) {
 	g := startGofer(t, attach.Info{Name: "vol", Coherence: attach.Exclusive})
 	b := newBundle(t, "echo done >> /data/log", bind(g.dir, "/data"))
 	for i, id := range []string{"first", "second"} {
-		step := func(args ...string) {
+		try := func(args ...string) error {
 			t.Helper()
 			// No pipes: a created container keeps them open.
-			if err := b.command(t, "runsc", nil, args...).Run(); err != nil {
-				t.Fatalf("%v: %v", args, err)
+			cmd := b.command(t, "runsc", nil, args...)
+			stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stderr.Close()
+			cmd.Stderr = stderr
+			if err := cmd.Run(); err != nil {
+				return fmt.Errorf("%v: %w: %s", args, err, readFile(t, stderr.Name()))
+			}
+			return nil
+		}
+		step := func(args ...string) {
+			t.Helper()
+			if err := try(args...); err != nil {
+				t.Fatal(err)
 			}
 		}
 		t.Cleanup(func() { b.delete(t, id) })
@@ -307,7 +321,9 @@ func TestLifecycle(t *testing.T) {
 		waitFor(t, "the state stopped", func() bool {
 			return strings.Contains(output(t, b.command(t, "runsc", nil, "state", id)).stdout, `"stopped"`)
 		})
-		step("delete", id)
+		// A sandbox that is about to exit answers nobody, which gVisor takes for
+		// running: a delete may come too early after the state was stopped.
+		waitFor(t, "the container deleted", func() bool { return try("delete", id) == nil })
 		if got, want := readFile(t, filepath.Join(g.backing, "log")), strings.Repeat("done\n", i+1); got != want {
 			t.Errorf("log has %q, want %q", got, want)
 		}

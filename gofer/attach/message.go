@@ -47,6 +47,9 @@ type Request struct {
 	Destination string `json:"destination"`
 	// ReadOnly reports whether this client only reads.
 	ReadOnly bool `json:"readOnly"`
+	// Descriptors is how many descriptors of file data this client's sandbox has
+	// room for. The gofer hands it no more at a time.
+	Descriptors int `json:"descriptors"`
 }
 
 // reply answers a Request; an empty Error accepts.
@@ -81,6 +84,8 @@ func decodeRequest(line []byte) (Request, error) {
 		return Request{}, protocolErrorf("container id of %d bytes", len(r.Container))
 	case len(r.Destination) > maxDestination:
 		return Request{}, protocolErrorf("destination of %d bytes", len(r.Destination))
+	case r.Descriptors < 0:
+		return Request{}, protocolErrorf("room for %d descriptors", r.Descriptors)
 	}
 	return r, nil
 }

@@ -50,6 +50,8 @@ type Client struct {
 	Container   string
 	Destination string
 	ReadOnly    bool
+	// Descriptors is how many descriptors of file data it has room for.
+	Descriptors int
 	Since       time.Time
 }
 
@@ -98,7 +100,7 @@ func (t *Table) Attach(r attach.Request, lisafsFD int, conn *os.File) error {
 	id := t.next
 	t.next++
 	t.attaches++
-	c := &Client{Container: r.Container, Destination: r.Destination, ReadOnly: r.ReadOnly || t.volume.ReadOnly, Since: time.Now()}
+	c := &Client{Container: r.Container, Destination: r.Destination, ReadOnly: r.ReadOnly || t.volume.ReadOnly, Descriptors: r.Descriptors, Since: time.Now()}
 	t.clients[id] = c
 	t.wg.Go(func() {
 		// Closing conn ends the stub in runsc's gofer, and with it that process.

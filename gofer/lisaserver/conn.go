@@ -28,6 +28,8 @@ type conn struct {
 
 	// fds counts the control and open FDs, those being made included.
 	fds atomic.Int64
+	// donated is how many descriptors of file data the client has.
+	donated atomic.Int64
 }
 
 var _ lisafs.ConnectionImpl = (*conn)(nil)

@@ -171,7 +171,7 @@ func (fd *controlFD) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.
 	}
 	fd.settle(n, h, w, a)
 	child := fd.c.newControlFD(n)
-	open := child.newOpenFD(h, flags)
+	open := &child.newOpenFD(h, flags).OpenFD
 	return child.FD(), fd.c.srv.statx(n.id, a), open, -1, nil
 }
 

@@ -22,6 +22,8 @@ type openFD struct {
 	n *node
 	h *handle    // regular files; the FD holds the handle's first ref
 	d *dirStream // directories
+	// donated says that the client got a descriptor of the file's data.
+	donated bool
 }
 
 var _ lisafs.OpenFDImpl = (*openFD)(nil)
@@ -42,13 +44,35 @@ func (fd *controlFD) Open(flags uint32) (*lisafs.OpenFD, int, error) {
 		fd.c.unreserve(1)
 		return nil, -1, err
 	}
-	return fd.newOpenFD(h, flags), -1, nil
+	o := fd.newOpenFD(h, flags)
+	return &o.OpenFD, o.donate(flags), nil
+}
+
+// donate returns a descriptor of the file's data for the client, or -1. Only
+// plain reading gets one: a sentry that has one with a writable open would write
+// to it instead of to the file system.
+func (fd *openFD) donate(flags uint32) int {
+	s, c := fd.c.srv, fd.c
+	if s.donor == nil || fd.h == nil || flags != unix.O_RDONLY {
+		return -1
+	}
+	if c.donated.Add(1) > int64(c.opts.Descriptors) {
+		c.donated.Add(-1)
+		return -1
+	}
+	data, ok := s.donor.Donate(fd.h.fh)
+	if !ok {
+		c.donated.Add(-1)
+		return -1
+	}
+	fd.donated = true
+	return data
 }
 
 // newOpenFD returns an open FD for h.
 //
 // Preconditions: the caller reserved it. The handle's first ref passes to the FD.
-func (fd *controlFD) newOpenFD(h *handle, flags uint32) *lisafs.OpenFD {
+func (fd *controlFD) newOpenFD(h *handle, flags uint32) *openFD {
 	o := &openFD{c: fd.c, n: h.n}
 	if h.n.isDir() {
 		o.d = newDirStream(h)
@@ -57,7 +81,7 @@ func (fd *controlFD) newOpenFD(h *handle, flags uint32) *lisafs.OpenFD {
 	}
 	fd.c.srv.stats.openFDs.Add(1)
 	o.OpenFD.Init(&fd.ControlFD, flags, o)
-	return &o.OpenFD
+	return o
 }
 
 // FD implements lisafs.OpenFDImpl.FD.
@@ -69,6 +93,9 @@ func (fd *openFD) Close() {
 		fd.d.close()
 	} else {
 		fd.h.close()
+	}
+	if fd.donated {
+		fd.c.donated.Add(-1)
 	}
 	fd.c.srv.stats.openFDs.Add(-1)
 	fd.c.unreserve(1)

@@ -57,6 +57,9 @@ type ConnOptions struct {
 	ReadOnly bool
 	// Container names the client in logs.
 	Container string
+	// Descriptors bounds the descriptors of file data in the client's hands: it
+	// keeps them as long as its dentries, under its own RLIMIT_NOFILE.
+	Descriptors int
 }
 
 // Optional interfaces of the file system. Without them the Server assumes a
@@ -69,6 +72,12 @@ type (
 	// writeLimiter and readLimiter give the most one WRITE or READ may carry.
 	writeLimiter interface{ MaxWrite() int }
 	readLimiter  interface{ MaxRead() int }
+	// donor gives out descriptors of file data. The caller owns the descriptor,
+	// through which nothing can be changed; the handle must stay open for as long
+	// as a client may use it.
+	donor interface {
+		Donate(fh uint64) (fd int, ok bool)
+	}
 )
 
 // Server serves one file system to any number of lisafs connections. Each has a
@@ -81,6 +90,7 @@ type Server struct {
 	log            *slog.Logger
 	handlers       []lisafs.RPCHandler
 	root           *node
+	donor          donor // nil: file data is read by request
 	atomicTrunc    bool
 	parallelDirops bool
 	maxRead        int
@@ -132,6 +142,7 @@ func New(fs fuse.RawFileSystem, o Options) *Server {
 	if t, ok := fs.(atomicTruncer); ok {
 		s.atomicTrunc = t.AtomicOTrunc()
 	}
+	s.donor, _ = fs.(donor)
 	if l, ok := fs.(readLimiter); ok && l.MaxRead() > 0 {
 		s.maxRead = min(s.maxRead, l.MaxRead())
 	}

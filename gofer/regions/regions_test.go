@@ -1,3 +1,17 @@
+// Copyright 2026 The FSVA Authors.
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
 package regions
 
 import (
@@ -169,7 +183,7 @@ func TestReopenCostsNoRequest(t *testing.T) {
 }
 
 func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
-	const size = 20<<20 + 123
+	const size = 10<<20 + 123
 	s := newSource(size)
 	f := New(s, Options{Budget: 64 << 20})
 	fh := openFile(t, f, 2)
@@ -194,20 +208,20 @@ func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
 }
 
 func TestRandomReadsDoNotFetchMuchMore(t *testing.T) {
-	const size = 64 << 20
+	const size = 16 << 20
 	s := newSource(size)
-	f := New(s, Options{Budget: 256 << 20})
+	f := New(s, Options{Budget: 64 << 20})
 	fh := openFile(t, f, 2)
 	r := rand.New(rand.NewSource(3))
-	for range 100 {
+	for range 30 {
 		off := r.Intn(size - 4096)
 		if got, st := read(f, 2, fh, off, 4096); !st.Ok() || !bytes.Equal(got, s.files[0][off:off+4096]) {
 			t.Fatalf("wrong data at %d: %v", off, st)
 		}
 	}
 	f.wg.Wait()
-	if n := f.Stats().BytesFilled; n > 100*2*randomFill {
-		t.Errorf("%d bytes fetched for 100 random reads", n)
+	if n := f.Stats().BytesFilled; n > 30*2*randomFill {
+		t.Errorf("%d bytes fetched for 30 random reads", n)
 	}
 	release(f, 2, fh)
 	finish(t, f, s)
@@ -334,7 +348,7 @@ func TestConcurrentReadersUnderPressure(t *testing.T) {
 	for g := range 8 {
 		wg.Go(func() {
 			r := rand.New(rand.NewSource(int64(g)))
-			for range 300 {
+			for range 150 {
 				i := r.Intn(len(sizes))
 				id := uint64(i + 2)
 				fh := openFile(t, f, id)

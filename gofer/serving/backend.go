@@ -27,6 +27,7 @@ import (
 	"fsva/gofer/entrycache"
 	"fsva/gofer/fusechannel"
 	"fsva/gofer/inprocess"
+	"fsva/gofer/regions"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -36,19 +37,51 @@ type backend struct {
 	fs      fuse.RawFileSystem
 	cache   *entrycache.FS       // nil in process: the answers are in memory already
 	channel *fusechannel.Channel // nil in process
+	regions *regions.FS          // nil: file data is not cached
 	done    <-chan struct{}      // closed when the file system is lost; nil: never
 }
 
-// cachedChannel is the cache in front of a channel, with what frontends ask a
-// file system beyond the RawFileSystem: the agreements made in INIT.
-type cachedChannel struct {
-	*entrycache.FS
-	channel *fusechannel.Channel
+// unchanging reports whether a volume's files can be kept and handed out: nobody
+// writes them, and its file system owns their source. (A directory's pages are in
+// the host's page cache already.)
+func unchanging(cfg goferproto.Config) bool {
+	return cfg.Volume.ReadOnly && cfg.Volume.Coherence == attach.Exclusive &&
+		cfg.InProcess != "dir" && cfg.InProcess != "mem"
 }
 
-func (c cachedChannel) Has(capability uint64) bool { return c.channel.Has(capability) }
-func (c cachedChannel) MaxRead() int               { return c.channel.MaxRead() }
-func (c cachedChannel) MaxWrite() int              { return c.channel.MaxWrite() }
+// addRegions puts the buffer cache in front of fs.
+func (b *backend) addRegions(cfg goferproto.Config, maxRead int, log *slog.Logger) error {
+	if !unchanging(cfg) {
+		return nil
+	}
+	budget, err := regions.DefaultBudget()
+	if err != nil {
+		return err
+	}
+	b.regions = regions.New(b.fs, regions.Options{Budget: budget, MaxRead: maxRead, Log: log})
+	b.fs = b.regions
+	return nil
+}
+
+// agreements are what frontends ask a file system beyond the RawFileSystem: what
+// was settled in INIT. They must show through the caches.
+type agreements struct{ channel *fusechannel.Channel }
+
+func (a agreements) Has(capability uint64) bool { return a.channel.Has(capability) }
+func (a agreements) MaxRead() int               { return a.channel.MaxRead() }
+func (a agreements) MaxWrite() int              { return a.channel.MaxWrite() }
+
+// A channel behind one cache, or two.
+type (
+	cachedChannel struct {
+		*entrycache.FS
+		agreements
+	}
+	regionChannel struct {
+		*regions.FS
+		agreements
+	}
+)
 
 // open connects to the FS server, or makes the in-process file system.
 func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
@@ -66,7 +99,8 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		if err != nil {
 			return backend{}, err
 		}
-		return backend{fs: fs}, nil
+		b := backend{fs: fs}
+		return b, b.addRegions(cfg, 0, log)
 	}
 	timeout := time.Duration(cfg.InitTimeoutMs) * time.Millisecond
 	channel, err := fusechannel.New(context.Background(), goferproto.FDChannel, fusechannel.Options{
@@ -79,8 +113,34 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 	})
-	channel.SetNotifier(cache)
-	return backend{fs: cachedChannel{cache, channel}, cache: cache, channel: channel, done: channel.Done()}, nil
+	b := backend{fs: cachedChannel{cache, agreements{channel}}, cache: cache, channel: channel, done: channel.Done()}
+	if err := b.addRegions(cfg, channel.MaxRead(), log); err != nil {
+		channel.Close()
+		return backend{}, err
+	}
+	if b.regions != nil {
+		b.fs = regionChannel{b.regions, agreements{channel}}
+	}
+	channel.SetNotifier(notifier{cache, b.regions})
+	return b, nil
+}
+
+// notifier passes the server's notifications to the caches.
+type notifier struct {
+	*entrycache.FS
+	regions *regions.FS
+}
+
+func (n notifier) InvalInode(nodeID uint64, off, length int64) {
+	n.FS.InvalInode(nodeID, off, length)
+	if n.regions != nil && off >= 0 { // a negative offset speaks of attributes only
+		n.regions.InvalInode(nodeID)
+	}
+}
+
+func (n notifier) Store(nodeID, off uint64, data []byte) fuse.Status {
+	n.InvalInode(nodeID, int64(off), int64(len(data)))
+	return fuse.OK
 }
 
 // err says why the file system is lost, once done is closed.
@@ -103,6 +163,13 @@ func (b *backend) ready() *goferproto.Ready {
 
 // stat adds the channel's counts.
 func (b *backend) stat(s *goferproto.Stat) {
+	if b.regions != nil {
+		r := b.regions.Stats()
+		s.Cache = &goferproto.Cache{
+			Limit: r.Budget, Resident: r.Resident, Donated: r.Donated, Files: r.Files, DonatedFiles: r.DonatedFiles,
+			Hits: r.Hits, Misses: r.Misses, Fills: r.Fills, Evictions: r.Evictions,
+		}
+	}
 	if b.channel == nil {
 		return
 	}
@@ -121,8 +188,8 @@ func (b *backend) stat(s *goferproto.Stat) {
 // close ends the file system in order: DESTROY lets the server write back what
 // it holds.
 func (b *backend) close() error {
+	b.fs.OnUnmount() // regions, then what is below; a channel takes its leave next
 	if b.channel == nil {
-		b.fs.OnUnmount()
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)

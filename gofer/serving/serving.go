@@ -187,7 +187,9 @@ func (p *process) shutDown() error {
 type connServer struct{ lisa *lisaserver.Server }
 
 func (s connServer) Serve(lisafsFD int, c clients.Client) error {
-	return s.lisa.Serve(lisafsFD, lisaserver.ConnOptions{ReadOnly: c.ReadOnly, Container: c.Container})
+	return s.lisa.Serve(lisafsFD, lisaserver.ConnOptions{
+		ReadOnly: c.ReadOnly, Container: c.Container, Descriptors: c.Descriptors,
+	})
 }
 
 // confine takes away what serving does not need.

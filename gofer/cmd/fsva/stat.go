@@ -75,6 +75,11 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 	if g := s.Gofer; g != nil {
 		row("FUSE requests", "%d, %d in flight, %d notifications, %d bad replies", g.Requests, g.InFlight, g.Notifies, g.BadReplies)
 		row("FUSE data", "%d bytes read, %d bytes written", g.BytesRead, g.BytesWrite)
+		if c := g.Cache; c != nil {
+			row("cache", "%d of %d MiB in %d files, %d MiB of it in clients' hands (%d files)",
+				c.Resident>>20, c.Limit>>20, c.Files, c.Donated>>20, c.DonatedFiles)
+			row("cache use", "%d hits, %d misses, %d fills, %d evictions", c.Hits, c.Misses, c.Fills, c.Evictions)
+		}
 		row("clients", "%d, %d attached since the start, %d refused", g.Clients, g.Attaches, g.Refused)
 		for _, c := range g.Attached {
 			access := "read-write"

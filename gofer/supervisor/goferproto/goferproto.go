@@ -134,9 +134,25 @@ type Stat struct {
 	BytesRead  uint64 `json:"bytesRead"`
 	BytesWrite uint64 `json:"bytesWritten"`
 
+	// Cache is the buffer cache's account; nil when the volume has none.
+	Cache *Cache `json:"cache,omitempty"`
+
 	// OpenFDs and Goroutines make leaks visible.
 	OpenFDs    int `json:"openFds,omitempty"`
 	Goroutines int `json:"goroutines,omitempty"`
+}
+
+// Cache is an account of the buffer cache. Sizes are in bytes.
+type Cache struct {
+	Limit        int64  `json:"limit"`
+	Resident     int64  `json:"resident"`
+	Donated      int64  `json:"donated"` // of Resident, in clients' hands
+	Files        int    `json:"files"`
+	DonatedFiles int    `json:"donatedFiles"`
+	Hits         uint64 `json:"hits"`   // reads answered without a request
+	Misses       uint64 `json:"misses"` // and with one
+	Fills        uint64 `json:"fills"`  // requests for data
+	Evictions    uint64 `json:"evictions"`
 }
 
 // Client is one attached sandbox.
