@@ -393,3 +393,123 @@ func TestRacingNames(t *testing.T) {
 		}
 	}
 }
+
+// Each remaining operation once, so that TestConfined has seen all of them.
+func TestOperations(t *testing.T) {
+	v := newVolume(t, inprocess.Options{})
+	v.write("f", "0123456789")
+	f := v.find("f")
+	var open, dir fuse.OpenOut
+	v.ok("open", v.Open(nil, &fuse.OpenIn{InHeader: header(f), Flags: unix.O_RDWR}, &open))
+	v.ok("opendir", v.OpenDir(nil, &fuse.OpenIn{InHeader: header(1)}, &dir))
+	list := fuse.NewDirEntryList(make([]byte, 1000), 0)
+	v.ok("readdirplus", v.ReadDirPlus(nil, &fuse.ReadIn{InHeader: header(1), Fh: dir.Fh}, list))
+	entries, outs, err := fuse.ParseDirLookupEntries(list.Bytes())
+	if err != nil || len(entries) != 3 {
+		t.Errorf("readdirplus: %v %v", entries, err)
+	}
+	for _, e := range outs {
+		if e.NodeId > 1 {
+			v.Forget(e.NodeId, 1)
+		}
+	}
+	v.ok("fsyncdir", v.FsyncDir(nil, &fuse.FsyncIn{InHeader: header(1), Fh: dir.Fh}))
+	v.ReleaseDir(&fuse.ReleaseIn{InHeader: header(1), Fh: dir.Fh})
+
+	if n, st := v.Writev(nil, &fuse.WriteIn{InHeader: header(f), Fh: open.Fh, Offset: 10}, [][]byte{[]byte("ab"), []byte("cd")}); !st.Ok() || n != 4 {
+		t.Errorf("writev: %d %v", n, st)
+	}
+	v.ok("fallocate", v.Fallocate(nil, &fuse.FallocateIn{InHeader: header(f), Fh: open.Fh, Offset: 20, Length: 10}))
+	if n, st := v.CopyFileRange(nil, &fuse.CopyFileRangeIn{InHeader: header(f), FhIn: open.Fh, OffIn: 10, NodeIdOut: f, FhOut: open.Fh, OffOut: 30, Len: 4}); !st.Ok() || n != 4 {
+		t.Errorf("copy_file_range: %d %v", n, st)
+	}
+	var seek fuse.LseekOut
+	v.ok("lseek", v.Lseek(nil, &fuse.LseekIn{InHeader: header(f), Fh: open.Fh, Whence: unix.SEEK_HOLE}, &seek))
+	v.ok("flush", v.Flush(nil, &fuse.FlushIn{InHeader: header(f), Fh: open.Fh}))
+	v.ok("fsync", v.Fsync(nil, &fuse.FsyncIn{InHeader: header(f), Fh: open.Fh}))
+	v.ok("fdatasync", v.Fsync(nil, &fuse.FsyncIn{InHeader: header(f), Fh: open.Fh, FsyncFlags: 1}))
+	buf := make([]byte, 100)
+	res, st := v.Read(nil, &fuse.ReadIn{InHeader: header(f), Fh: open.Fh}, buf)
+	v.ok("read", st)
+	if got, _ := res.Bytes(buf); len(got) != 34 || string(got[30:]) != "abcd" {
+		t.Errorf("read: %q", got)
+	}
+	// A size through a handle that may only read, as ftruncate on another's handle.
+	var ro fuse.OpenOut
+	v.ok("open", v.Open(nil, &fuse.OpenIn{InHeader: header(f)}, &ro))
+	if a, st := v.setattr(f, fuse.SetAttrInCommon{Valid: fuse.FATTR_FH | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_ATIME_NOW, Fh: ro.Fh, Size: 3}); !st.Ok() || a.Size != 3 {
+		t.Errorf("truncate: %+v %v", a, st)
+	}
+	v.Release(nil, &fuse.ReleaseIn{InHeader: header(f), Fh: ro.Fh})
+	v.Release(nil, &fuse.ReleaseIn{InHeader: header(f), Fh: open.Fh})
+	v.ok("open trunc", v.Open(nil, &fuse.OpenIn{InHeader: header(f), Flags: unix.O_WRONLY | unix.O_TRUNC}, &open))
+	v.Release(nil, &fuse.ReleaseIn{InHeader: header(f), Fh: open.Fh})
+	if a, st := v.getattr(f); !st.Ok() || a.Size != 0 {
+		t.Errorf("after O_TRUNC: %+v %v", a, st)
+	}
+
+	h := header(f)
+	v.ok("setxattr", v.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: h}, "user.a", []byte("12345")))
+	if n, st := v.GetXAttr(nil, &h, "user.a", buf[:2]); st != fuse.ERANGE || n != 5 {
+		t.Errorf("getxattr: %d %v", n, st)
+	}
+	if n, st := v.GetXAttr(nil, &h, "user.a", buf); !st.Ok() || string(buf[:n]) != "12345" {
+		t.Errorf("getxattr: %q %v", buf[:n], st)
+	}
+	if n, st := v.ListXAttr(nil, &h, nil); !st.Ok() || n != 7 {
+		t.Errorf("listxattr: %d %v", n, st)
+	}
+	v.ok("removexattr", v.RemoveXAttr(nil, &h, "user.a"))
+	var stx fuse.StatxOut
+	v.ok("statx", v.Statx(nil, &fuse.StatxIn{InHeader: h, SxMask: unix.STATX_ALL}, &stx))
+	var sfs fuse.StatfsOut
+	v.ok("statfs", v.StatFs(nil, &h, &sfs))
+	if sfs.Blocks == 0 || sfs.NameLen != 255 {
+		t.Errorf("statfs: %+v", sfs)
+	}
+	if st := v.Ioctl(nil, &fuse.IoctlIn{InHeader: h}, nil, &fuse.IoctlOut{}, nil); st != fuse.Status(unix.ENOTTY) {
+		t.Errorf("ioctl: %v", st)
+	}
+
+	root := header(1)
+	var out fuse.EntryOut
+	v.ok("link", v.Link(nil, &fuse.LinkIn{InHeader: root, Oldnodeid: f}, "g", &out))
+	if out.NodeId != f || out.Nlink != 2 {
+		t.Errorf("link: node %d, was %d, nlink %d", out.NodeId, f, out.Nlink)
+	}
+	exists := fuse.Status(unix.EEXIST)
+	for _, tc := range []struct {
+		old, new string
+		flags    uint32
+		want     fuse.Status
+	}{
+		{"f", "g", unix.RENAME_NOREPLACE, exists},
+		{"f", "h", unix.RENAME_NOREPLACE, fuse.OK},
+		{"h", "f", unix.RENAME_EXCHANGE, fuse.ENOENT},
+		{"h", "g", unix.RENAME_EXCHANGE, fuse.OK},
+		{"h", "w", unix.RENAME_WHITEOUT, fuse.EINVAL},
+		{"h", "f", 0, fuse.OK},
+	} {
+		if st := v.Rename(nil, &fuse.RenameIn{InHeader: root, Newdir: 1, Flags: tc.flags}, tc.old, tc.new); st != tc.want {
+			t.Errorf("rename %s to %s, flags %d: %v, want %v", tc.old, tc.new, tc.flags, st, tc.want)
+		}
+	}
+	// A create that finds a file, with and without O_EXCL.
+	var created fuse.CreateOut
+	if st := v.Create(nil, &fuse.CreateIn{InHeader: root, Flags: unix.O_RDWR | unix.O_EXCL, Mode: 0o644}, "g", &created); st != exists {
+		t.Errorf("exclusive create: %v", st)
+	}
+	v.ok("create", v.Create(nil, &fuse.CreateIn{InHeader: root, Flags: unix.O_RDWR, Mode: 0o644}, "g", &created))
+	if created.NodeId != f {
+		t.Errorf("create of an existing file: node %d, was %d", created.NodeId, f)
+	}
+	v.Release(nil, &fuse.ReleaseIn{InHeader: h, Fh: created.Fh})
+	v.ok("symlink", v.Symlink(nil, &root, "to/somewhere", "l", &out))
+	lh := header(out.NodeId)
+	if target, st := v.Readlink(nil, &lh); !st.Ok() || string(target) != "to/somewhere" {
+		t.Errorf("readlink: %q %v", target, st)
+	}
+	v.Forget(out.NodeId, 1)
+	v.ok("unlink", v.Unlink(nil, &root, "l"))
+	v.Forget(f, 3)
+}

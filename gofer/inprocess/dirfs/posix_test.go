@@ -6,6 +6,8 @@ package dirfs_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -16,6 +18,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
 
+	"fsva/gofer/confine"
 	"fsva/gofer/conformance"
 	"fsva/gofer/inprocess"
 )
@@ -38,7 +41,32 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	unix.Umask(0)
+	if os.Getenv(confinedEnv) != "" {
+		if err := errors.Join(confine.DropPrivileges(confine.FileCapabilities...), confine.InstallFilter(confine.Files)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
+}
+
+// confinedEnv has TestMain give up what the gofer gives up.
+const confinedEnv = "FSVA_TEST_CONFINED"
+
+// TestConfined runs the tests that need no mount with the gofer's capabilities and
+// system calls. One call too many kills the process.
+func TestConfined(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	if os.Getenv(confinedEnv) != "" {
+		t.Skip("this is that process")
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^Test(Unlinked|Removed|Owners|Symlinks|Replaced|Timeouts|Racing|Operations)")
+	cmd.Env = append(os.Environ(), confinedEnv+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // kernelMount mounts a fresh directory volume with the kernel's FUSE client and
