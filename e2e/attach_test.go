@@ -368,3 +368,49 @@ func TestDeadServer(t *testing.T) {
 		t.Errorf("the failure took %v", took)
 	}
 }
+
+// TestAttributeErrors verifies that an attribute which the file system refuses to change is an error of the system call
+// in both modes. In shared mode the sentry drops the failure mask of lisafs, so the reply itself has to fail.
+func TestAttributeErrors(t *testing.T) {
+	d := env.Docker(t)
+	for _, coherence := range []string{"exclusive", "shared"} {
+		t.Run(coherence, func(t *testing.T) {
+			dir := env.Tmpfs(t)
+			path := filepath.Join(dir, "f")
+			if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			setImmutable(t, path, true)
+			t.Cleanup(func() { setImmutable(t, path, false) })
+			flags := []string{"--appliance", "dir", "--source", dir}
+			if coherence == "shared" {
+				flags = append(flags, "--coherence", "shared")
+			}
+			v := env.Serve(t, volumeName(t), flags...)
+			for _, cmd := range []string{"chmod 600 /data/f", "chown 1:1 /data/f", "touch -d 2001-01-01 /data/f", "truncate -s 1 /data/f"} {
+				r := d.Run(t, harness.Container{Mounts: []string{v.Mount("/data")}, Args: []string{"sh", "-c", cmd}})
+				if r.Code == 0 || !strings.Contains(r.Stderr, "not permitted") {
+					t.Errorf("%s of an immutable file: exit code %d, stderr %q", cmd, r.Code, r.Stderr)
+				}
+			}
+		})
+	}
+}
+
+// setImmutable sets or clears the flag that lets not even root change a file.
+func setImmutable(t *testing.T, path string, on bool) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	flags := 0
+	if on {
+		flags = immutable
+	}
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags); err != nil {
+		t.Fatalf("FS_IOC_SETFLAGS: %v", err)
+	}
+}

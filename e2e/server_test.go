@@ -185,7 +185,7 @@ func rcloneSource(t *testing.T, dir string, _ conformance.Tree) source {
 	return source{
 		flags: []string{"--source", data},
 		native: []string{"env", "RCLONE_CONFIG=/dev/null", "rclone", "mount", data, "MNT", "--allow-other", "--default-permissions",
-			"--dir-perms=0777", "--file-perms=0666", "--umask=0", "--cache-dir=" + cache, "--vfs-cache-mode=writes", "--vfs-write-back=0s"},
+			"--dir-perms=0777", "--file-perms=0666", "--umask=0", "--cache-dir=" + cache, "--vfs-cache-mode=writes", "--vfs-write-back=5s"},
 	}
 }
 

@@ -35,6 +35,8 @@ const (
 const (
 	RuntimeOurs  = "runsc"
 	RuntimeStock = "runsc-stock"
+	// RuntimeStockExclusive is stock runsc with all bind mounts in the mode that exclusive volumes use.
+	RuntimeStockExclusive = "runsc-stock-exclusive"
 )
 
 // MountUsr makes ImageHost usable: the machine's own programs, read-only.
@@ -81,6 +83,8 @@ func (e *Env) startDocker(t testing.TB, cli string) (*Docker, error) {
 		"runtimes": map[string]any{
 			RuntimeOurs:  map[string]any{"path": runsc, "runtimeArgs": extra},
 			RuntimeStock: map[string]any{"path": stock, "runtimeArgs": extra},
+			RuntimeStockExclusive: map[string]any{"path": stock,
+				"runtimeArgs": append([]string{"--directfs=false", "--file-access-mounts=exclusive"}, extra...)},
 		},
 		"storage-driver": "overlay2",
 		"cgroup-parent":  "/" + d.cgroup,

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sort"
+	"syscall"
 	"time"
 )
 
@@ -100,6 +101,9 @@ func sorted(lists ...[]Check) []Check {
 func wantErr(what string, got, want error) error {
 	if errors.Is(got, want) {
 		return nil
+	}
+	if errno, ok := errors.AsType[syscall.Errno](got); ok {
+		got = errno // without the path, which may be long
 	}
 	return fmt.Errorf("%s: got %v, want %v", what, got, want)
 }
