@@ -37,6 +37,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -82,7 +83,8 @@ func Open(path string, o Options) (*FS, error) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("%w (is the archive complete?)", err)
 		}
-		return nil, fmt.Errorf("archive %q: %w", path, err)
+		// Not the whole path: it is one of the gofer's own root.
+		return nil, fmt.Errorf("archive %q: %w", filepath.Base(path), err)
 	}
 	return fs, nil
 }
