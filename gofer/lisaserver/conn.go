@@ -43,7 +43,7 @@ var supportedMessages = []lisafs.MID{
 	lisafs.SymlinkAt, lisafs.LinkAt, lisafs.FStatFS, lisafs.FAllocate,
 	lisafs.ReadLinkAt, lisafs.Flush, lisafs.UnlinkAt, lisafs.RenameAt,
 	lisafs.RenameAt2, lisafs.Getdents64, lisafs.FGetXattr, lisafs.FSetXattr,
-	lisafs.FListXattr, lisafs.FRemoveXattr,
+	lisafs.FListXattr, lisafs.FRemoveXattr, lisafs.BindAt,
 }
 
 // rpcTable returns the handlers for supportedMessages, counted.
@@ -52,7 +52,7 @@ func (s *Server) rpcTable() []lisafs.RPCHandler {
 		lisafs.Mount:        lisafs.MountHandler,
 		lisafs.Channel:      lisafs.ChannelHandler,
 		lisafs.FStat:        lisafs.FStatHandler,
-		lisafs.SetStat:      lisafs.SetStatHandler,
+		lisafs.SetStat:      s.setStatHandler,
 		lisafs.Walk:         lisafs.WalkHandler,
 		lisafs.WalkStat:     lisafs.WalkStatHandler,
 		lisafs.OpenAt:       lisafs.OpenAtHandler,
@@ -77,6 +77,7 @@ func (s *Server) rpcTable() []lisafs.RPCHandler {
 		lisafs.FSetXattr:    setXattrHandler,
 		lisafs.FListXattr:   lisafs.FListXattrHandler,
 		lisafs.FRemoveXattr: lisafs.FRemoveXattrHandler,
+		lisafs.BindAt:       lisafs.BindAtHandler,
 	}
 	for m, handler := range table {
 		if handler == nil {

@@ -92,7 +92,7 @@ func TestOversizedMessageEndsTheConnection(t *testing.T) {
 func TestUnsupportedMessages(t *testing.T) {
 	f := newFixture(t, Options{})
 	r := f.rawConnect(ConnOptions{})
-	for _, m := range []lisafs.MID{lisafs.Connect, lisafs.BindAt, lisafs.Listen, lisafs.Accept, lisafs.ConnectWithCreds, 1000, 65535} {
+	for _, m := range []lisafs.MID{lisafs.Connect, lisafs.Listen, lisafs.Accept, lisafs.ConnectWithCreds, 1000, 65535} {
 		got, body, err := r.call(m, make([]byte, 64))
 		if err != nil || got != lisafs.Error || binary.LittleEndian.Uint32(body) != uint32(unix.EOPNOTSUPP) {
 			t.Errorf("message %d: answer %d %v, %v", m, got, body, err)

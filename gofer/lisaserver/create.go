@@ -306,8 +306,8 @@ func (fd *controlFD) Link(dir lisafs.ControlFDImpl, name string) (*lisafs.Contro
 	return fd.c.newControlFD(n).FD(), fd.c.srv.statx(n.id, &out.Attr), nil
 }
 
-// BindAt implements lisafs.ControlFDImpl.BindAt. Not reachable: the message is
-// not supported.
+// BindAt implements lisafs.ControlFDImpl.BindAt. EPERM, and no other error,
+// makes the sentry create the socket in its own memory, as for Mknod.
 func (fd *controlFD) BindAt(string, uint32, linux.FileMode, lisafs.UID, lisafs.GID) (*lisafs.ControlFD, lisafs.Statx, *lisafs.BoundSocketFD, int, error) {
-	return nil, lisafs.Statx{}, nil, -1, unix.EOPNOTSUPP
+	return nil, lisafs.Statx{}, nil, -1, unix.EPERM
 }

@@ -52,7 +52,7 @@
 //
 // # Not supported
 //
-// Unix sockets (Connect, BindAt, Listen, Accept) and fifos: the sentry makes its
+// Unix sockets (Connect, Listen, Accept) and fifos: the sentry makes its
 // own when the server answers EPERM, and only those work as endpoints inside the
 // sandbox. Device nodes cannot be created and special files cannot be opened.
 // Extended attribute values end at 65,535 bytes, the most lisafs can carry. File

@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// maxName is the longest name that FUSE carries, FUSE_NAME_MAX.
-	maxName = 1024
+	// maxName is the longest name, NAME_MAX. FUSE would carry 1024 bytes, but what servers answer to more than 255
+	// differs, and no Linux file system has such names.
+	maxName = 255
 	// maxTarget is the longest symbolic link, PATH_MAX without its NUL.
 	maxTarget = 4095
 	// maxXattrName is XATTR_NAME_MAX.

@@ -16,6 +16,11 @@ func (fd *controlFD) Unlink(name string, flags uint32) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	if fd.c.srv.opts.Shared {
+		if err := fd.removable(name, flags); err != nil {
+			return err
+		}
+	}
 	header := fd.n.header()
 	fd.n.ns.Lock()
 	defer fd.n.ns.Unlock()
@@ -26,6 +31,25 @@ func (fd *controlFD) Unlink(name string, flags uint32) error {
 		return errno.FromStatus(fd.c.srv.fs.Rmdir(nil, &header, name))
 	}
 	return unix.EINVAL
+}
+
+// removable reports why name cannot be removed with these flags: kernels never
+// ask a FUSE server for UNLINK of a directory or RMDIR of another file, and some
+// do it. A sentry in shared mode may not know what name is.
+func (fd *controlFD) removable(name string, flags uint32) error {
+	var out fuse.EntryOut
+	n, err := fd.c.srv.lookup(fd.n, name, &out)
+	if err != nil {
+		return err
+	}
+	defer n.decRef()
+	switch {
+	case flags == 0 && n.isDir():
+		return unix.EISDIR
+	case flags == unix.AT_REMOVEDIR && !n.isDir():
+		return unix.ENOTDIR
+	}
+	return nil
 }
 
 // RenameAt implements lisafs.ControlFDImpl.RenameAt.

@@ -36,6 +36,10 @@ type Options struct {
 	// that hard links are seen as one file. See the package doc on identity.
 	StableIno bool
 
+	// Shared says that the clients use the mount in shared mode. See
+	// setStatHandler and Unlink for what their sentries then leave to us.
+	Shared bool
+
 	// DevMinor sets this volume's identities apart from those of others.
 	DevMinor uint32
 

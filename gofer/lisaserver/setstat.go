@@ -74,6 +74,31 @@ func (fd *controlFD) SetStat(req lisafs.SetStatReq) (uint32, error) {
 	return failed, firstErr
 }
 
+// setStatHandler is lisafs' handler, except that in shared mode a failure is the
+// answer to the whole request: a sentry in that mode does not look at the failure
+// mask and would tell the application that all went well
+// (pkg/sentry/fsimpl/gofer/gofer.go, setStat). It caches no attributes, so it
+// need not know which of them were set.
+func (s *Server) setStatHandler(c *lisafs.Connection, comm lisafs.Communicator, payloadLen uint32) (uint32, error) {
+	n, err := lisafs.SetStatHandler(c, comm, payloadLen)
+	if err != nil || !s.opts.Shared {
+		return n, err
+	}
+	// The client may write here too; it can only choose what it is told itself.
+	var resp lisafs.SetStatResp
+	resp.UnmarshalUnsafe(comm.PayloadBuf(n))
+	switch {
+	case resp.FailureMask == 0:
+		return n, nil
+	case resp.FailureErrNo == 0 || resp.FailureErrNo > maxErrno:
+		return 0, unix.EIO
+	}
+	return 0, unix.Errno(resp.FailureErrNo)
+}
+
+// maxErrno is Linux' MAX_ERRNO.
+const maxErrno = 4095
+
 // allFail reports whether after err there is no point in asking for less.
 func allFail(err error) bool {
 	switch err {

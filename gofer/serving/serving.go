@@ -131,7 +131,7 @@ func (p *process) run() error {
 	if p.backend, err = open(p.cfg, p.log); err != nil {
 		return err
 	}
-	p.lisa = lisaserver.New(p.backend.fs, lisaserver.Options{StableIno: p.cfg.StableIno, Log: p.log})
+	p.lisa = lisaserver.New(p.backend.fs, lisaserver.Options{StableIno: p.cfg.StableIno, Shared: p.cfg.Volume.Coherence == attach.Shared, Log: p.log})
 	p.clients = clients.New(p.cfg.Volume, connServer{p.lisa}, p.log)
 
 	ctx, cancel := context.WithCancel(context.Background())
