@@ -195,6 +195,9 @@ func run() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("disable core dumps: %w", err)
 	}
+	if err := raiseFileLimit(); err != nil {
+		return err
+	}
 	t, err := newTree(c.RootDir)
 	if err != nil {
 		return err
@@ -206,6 +209,30 @@ func run() error {
 		return execRunsc(&c)
 	}
 	return execProcess(&c, t)
+}
+
+// hostFiles is RLIMIT_NOFILE outside the sandbox: the sentry holds up to two
+// descriptors for one of its maxFiles, and some more for names it remembers.
+const hostFiles = 4 * maxFiles
+
+// raiseFileLimit lets the server have as many open files as clients keep. The
+// usual limit of a service is less than the names one sandbox remembers, each of
+// which may keep a file open. Without the capability for more, the hard limit
+// has to do.
+func raiseFileLimit() error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	want := unix.Rlimit{Cur: max(l.Cur, hostFiles), Max: max(l.Max, hostFiles)}
+	err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: l.Max, Max: l.Max})
+	}
+	if err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	return nil
 }
 
 // readConfig takes ownership of f.

@@ -98,10 +98,40 @@ func (q *forgetQueue) unhold(nodeID uint64) {
 	if q.held[nodeID]--; q.held[nodeID] == 0 {
 		delete(q.held, nodeID)
 		_, waiting = q.pending[nodeID]
+		if len(q.held) == 0 {
+			q.cond.Broadcast()
+		}
 	}
 	q.mu.Unlock()
 	if waiting {
 		poke(q.wake)
+	}
+}
+
+// releasing reports whether a RELEASE is under way.
+func (q *forgetQueue) releasing() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.held) > 0
+}
+
+// releaseWait bounds awaitReleases: others may send RELEASEs all the time.
+const releaseWait = time.Second
+
+// awaitReleases waits until no RELEASE is under way, at most releaseWait.
+func (q *forgetQueue) awaitReleases() {
+	expired := false
+	timer := time.AfterFunc(releaseWait, func() {
+		q.mu.Lock()
+		expired = true
+		q.mu.Unlock()
+		q.cond.Broadcast()
+	})
+	defer timer.Stop()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.held) > 0 && !expired && !q.closed {
+		q.cond.Wait()
 	}
 }
 

@@ -115,3 +115,37 @@ func TestForgetIsBounded(t *testing.T) {
 	q.close()
 	<-done
 }
+
+// TestRmdirAfterRelease: a directory that a RELEASE under way keeps from being empty is removed when that is done; any
+// other stays.
+func TestRmdirAfterRelease(t *testing.T) {
+	var mu sync.Mutex // guards what follows
+	var release request
+	rmdirs := 0
+	s := &script{serve: func(s *script, r request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch r.opcode {
+		case opRelease:
+			release = r // answered after the first RMDIR
+		case opRmdir:
+			if rmdirs++; rmdirs == 2 {
+				s.ok(r)
+				return
+			}
+			s.raw(message(r.unique, -int32(unix.ENOTEMPTY)))
+			if rmdirs == 1 {
+				s.ok(release)
+			}
+		}
+	}}
+	c := s.open(t, Options{})
+	c.Release(nil, &fuse.ReleaseIn{InHeader: *node(5), Fh: 9})
+	want(t, "RMDIR beside a RELEASE", c.Rmdir(nil, node(1), "dir"), fuse.OK)
+	want(t, "RMDIR of a directory in use", c.Rmdir(nil, node(1), "dir"), fuse.Status(unix.ENOTEMPTY))
+	mu.Lock()
+	defer mu.Unlock()
+	if rmdirs != 3 {
+		t.Errorf("%d RMDIRs, want 3", rmdirs)
+	}
+}

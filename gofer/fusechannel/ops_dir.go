@@ -91,8 +91,18 @@ func (c *Channel) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name str
 }
 
 // Rmdir implements fuse.RawFileSystem.
+//
+// libfuse keeps a removed file that is open under a hidden name in its directory until RELEASE. Applications have closed
+// it before, but a sentry closes only when the file is removed, and nobody waits for RELEASE: RMDIR may overtake it. So
+// a directory that is not empty while there are RELEASEs under way is tried once more when they are done.
 func (c *Channel) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
-	return c.removeName(cancel, opRmdir, header, name)
+	releasing := c.forgets.releasing()
+	st := c.removeName(cancel, opRmdir, header, name)
+	if releasing && st == fuse.Status(unix.ENOTEMPTY) {
+		c.forgets.awaitReleases()
+		st = c.removeName(cancel, opRmdir, header, name)
+	}
+	return st
 }
 
 func (c *Channel) removeName(cancel <-chan struct{}, opcode uint32, h *fuse.InHeader, name string) fuse.Status {
