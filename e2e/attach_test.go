@@ -294,7 +294,7 @@ func TestCommands(t *testing.T) {
 	harness.NeedRoot(t)
 	v := serve(t, volumeName(t), "mem")
 	eventually(t, "one readiness line", func() error {
-		if line := v.Log(); strings.Count(line, "\n") != 1 || !strings.Contains(line, "ready at "+v.Dir) {
+		if line := v.Stdout(); strings.Count(line, "\n") != 1 || !strings.Contains(line, "ready at "+v.Dir) {
 			return fmt.Errorf("%q does not name %s", line, v.Dir)
 		}
 		return nil

@@ -2,6 +2,8 @@
 
 package e2e
 
+import "maps"
+
 // limit is what a server cannot do, by case, each with its reason. A case that is not here must pass on both sides, and
 // a case that is here must fail: a new failure, and a limit that is gone, are both a change of this file.
 type limit struct {
@@ -25,6 +27,35 @@ var sentryLimits = map[string]string{
 	"posix/Tmpfile":           "gVisor has no O_TMPFILE on a gofer's mounts",
 }
 
+// sharedLimits are those of shared volumes that can change: a sentry maps a file in that mode only if it was given a
+// descriptor of unchanging data (docs/limits.md).
+var sharedLimits = map[string]string{
+	"exec/copy-of-self":            "ENODEV: no mappings, so no execve",
+	"mmap/after-close-and-unlink":  "ENODEV",
+	"mmap/private":                 "ENODEV",
+	"mmap/shared-read":             "ENODEV",
+	"mmap/shared-read-sees-writes": "ENODEV",
+	"mmap/shared-write":            "ENODEV",
+	"tree/exec":                    "ENODEV: no mappings, so no execve",
+	"tree/mmap-private":            "ENODEV",
+	"tree/mmap-shared":             "ENODEV",
+}
+
+// namesAreNodes is the limit of libfuse's high-level interface below a sandbox: two names of a file are two nodes, of
+// which one stops working when its name goes, so they are not taken for one file.
+var namesAreNodes = map[string]string{
+	"posix/Link":      "each name of a file has an inode number of its own",
+	"link/hard-count": "the link count seen through the other name is not updated",
+}
+
+// openDir is a limit of libfuse's high-level interface under a kernel: it finds files by path.
+var openDir = map[string]string{"posix/RenameOpenDir": "the kernel asks for the replaced directory by path; the sentry remembers it"}
+
+var noRenameFlags = map[string]string{
+	"dir/rename-exchange":  "the server knows no rename flags",
+	"dir/rename-noreplace": "the server knows no rename flags",
+}
+
 var limits = map[string]limit{
 	"squashfs": {native: map[string]string{
 		"readonly/chmod":  "the kernel asks the server, which says ENOSYS; the sentry knows that the volume is read-only",
@@ -32,4 +63,74 @@ var limits = map[string]limit{
 		"readonly/rename": "likewise",
 		"readonly/unlink": "likewise",
 	}},
+	"ext4": {
+		both: merged(noRenameFlags, map[string]string{
+			"attr/xattr":       "fuse2fs ignores XATTR_CREATE and XATTR_REPLACE",
+			"posix/XAttrLarge": "ext4 has one block for extended attributes",
+		}),
+		sandbox: namesAreNodes,
+		native: merged(openDir, map[string]string{
+			"attr/times-nanoseconds": "fuse2fs keeps seconds; an exclusive sandbox has what it set",
+			"limit/long-names":       "fuse2fs answers another errno to 256 bytes; the gofer answers itself",
+		}),
+	},
+	"bindfs": {
+		both: merged(noRenameFlags, map[string]string{
+			"link/hard-count":  "bindfs lets the kernel cache the link count",
+			"posix/Fallocate":  "bindfs has no fallocate",
+			"posix/XAttrLarge": "the machine's own file system has no room for it",
+		}),
+		sandbox: map[string]string{"posix/Link": namesAreNodes["posix/Link"]},
+		native:  openDir,
+		either:  map[string]string{"posix/OpenSymlinkRace": "a symbolic link that is replaced while it is read"},
+	},
+	"gocryptfs": {
+		both: map[string]string{"posix/XAttrLarge": "the machine's own file system has no room for it"},
+		sandbox: map[string]string{
+			"dir/rename-noreplace": "gVisor, below gocryptfs, has no RENAME_NOREPLACE",
+			"posix/Fallocate":      "gocryptfs needs fallocate's modes, which gVisor below it has not",
+		},
+		native: openDir,
+	},
+	"ntfs": {
+		both:    merged(noRenameFlags, map[string]string{"posix/Fallocate": "ntfs-3g has no fallocate"}),
+		sandbox: namesAreNodes,
+		native:  openDir,
+	},
+	"sshfs": {
+		both: merged(noRenameFlags, map[string]string{
+			"attr/chown":             "sftp changes the owner of a link's target",
+			"attr/times-nanoseconds": "sftp has seconds",
+			"attr/xattr":             "sftp has no extended attributes",
+			"dir/rename":             "sftp's errors do not tell a directory in use",
+			"link/hard-count":        "sftp does not tell the link count",
+			"link/symbolic":          "Debian's sshfs refuses links that lead out of the mount",
+			"owner/of-new-files":     "everything belongs to who logged in",
+			"posix/Fallocate":        "sftp has no fallocate",
+			"posix/Link":             "sftp does not tell the link count",
+			"posix/RenameOpenDir":    "sshfs finds files by path",
+			"posix/SetattrSymlink":   "sftp changes the times of a link's target",
+			"posix/SymlinkReadlink":  "Debian's sshfs refuses links that lead out of the mount",
+			"posix/XAttr":            "sftp has no extended attributes",
+			"posix/XAttrLarge":       "sftp has no extended attributes",
+			"tree/symlinks":          "Debian's sshfs refuses links that lead out of the mount",
+		}),
+		sandbox: sharedLimits,
+		native: map[string]string{
+			"limit/long-names":         "sshfs answers another errno to 256 bytes; the gofer answers itself",
+			"node/fifo":                "sftp has no fifos; the sandbox makes its own",
+			"node/socket":              "sftp has no sockets; the sandbox makes its own",
+			"posix/DirSeek":            "sshfs changes the types in a listing between two reads",
+			"posix/ReadDirConsistency": "likewise",
+		},
+		either: map[string]string{"posix/OpenSymlinkRace": "a symbolic link that is replaced while it is read, and refused"},
+	},
+}
+
+func merged(tables ...map[string]string) map[string]string {
+	all := map[string]string{}
+	for _, m := range tables {
+		maps.Copy(all, m)
+	}
+	return all
 }

@@ -95,8 +95,10 @@ func (v *Volume) Gofer(t testing.TB) Proc {
 	return Proc{}
 }
 
-// Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr. The readiness line is
-// the first.
+// Stdout returns what the supervisor has printed: the readiness line.
+func (v *Volume) Stdout() string { return v.proc.out.String() }
+
+// Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr.
 func (v *Volume) Log() string { return v.proc.err.String() }
 
 // Mount returns a docker -v argument for the volume.

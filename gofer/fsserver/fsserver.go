@@ -195,9 +195,6 @@ func run() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("disable core dumps: %w", err)
 	}
-	if err := raiseFileLimit(); err != nil {
-		return err
-	}
 	t, err := newTree(c.RootDir)
 	if err != nil {
 		return err
@@ -215,24 +212,24 @@ func run() error {
 // descriptors for one of its maxFiles, and some more for names it remembers.
 const hostFiles = 4 * maxFiles
 
-// raiseFileLimit lets the server have as many open files as clients keep. The
-// usual limit of a service is less than the names one sandbox remembers, each of
-// which may keep a file open. Without the capability for more, the hard limit
-// has to do.
-func raiseFileLimit() error {
+// RaiseFileLimit lets the processes of a volume, which inherit it, have as many
+// open files as they may want, or as the hard limit allows without CAP_SYS_RESOURCE.
+// It returns the limit.
+func RaiseFileLimit() (uint64, error) {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("read the limit of open files: %w", err)
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
 	}
-	want := unix.Rlimit{Cur: max(l.Cur, hostFiles), Max: max(l.Max, hostFiles)}
-	err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want)
+	limit := max(l.Max, hostFiles)
+	err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit})
 	if errors.Is(err, unix.EPERM) {
-		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: l.Max, Max: l.Max})
+		limit = l.Max
+		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit})
 	}
 	if err != nil {
-		return fmt.Errorf("raise the limit of open files: %w", err)
+		return 0, fmt.Errorf("raise the limit of open files: %w", err)
 	}
-	return nil
+	return limit, nil
 }
 
 // readConfig takes ownership of f.

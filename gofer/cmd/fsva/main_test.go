@@ -77,7 +77,7 @@ func TestVolumeConfigOfServer(t *testing.T) {
 		Binds:        []appliance.Bind{{Host: "/srv/n.img", Path: "/source/n.img"}},
 		Capabilities: []string{"CHOWN"}, Network: true, Mount: appliance.MountSyscall, Root: appliance.RootHost,
 		Isolation: appliance.IsolationProcess, Coherence: appliance.CoherenceShared, ReadOnly: true, StableIno: true,
-	})
+	}, 1<<20)
 	want := &fsserver.Spec{
 		Argv: []string{"ntfs-3g", "/source/n.img", "/volume"}, Env: []string{"A=b"}, Root: fsserver.HostRoot,
 		Binds:        []fsserver.Bind{{Host: "/srv/n.img", Target: "/source/n.img"}},
@@ -108,13 +108,30 @@ func TestVolumeConfigInProcess(t *testing.T) {
 		c := volumeConfig(appliance.Plan{
 			Name: "v", Appliance: "x", InProcess: tc.kind, Source: tc.source, Settings: map[string]string{"k": "v"},
 			Isolation: appliance.IsolationNone, Coherence: appliance.CoherenceExclusive, ReadOnly: true,
-		})
+		}, 1<<20)
 		want := goferproto.Config{InProcess: tc.kind, Source: tc.target, Options: map[string]string{"k": "v"}}
 		if tc.source != "" {
 			want.Binds = []goferproto.Bind{{Host: tc.source, Target: tc.target, ReadOnly: true}}
 		}
 		if d := cmp.Diff(want, c.Gofer); d != "" || c.Server != nil {
 			t.Errorf("%s (-want +got):\n%s", tc.kind, d)
+		}
+	}
+}
+
+func TestDentryCache(t *testing.T) {
+	for _, tc := range []struct {
+		isolation, coherence string
+		files                uint64
+		want                 int
+	}{
+		{appliance.IsolationGVisor, appliance.CoherenceExclusive, 20000, 6666},
+		{appliance.IsolationProcess, appliance.CoherenceExclusive, 20000, 13332},
+		{appliance.IsolationGVisor, appliance.CoherenceShared, 1024, maxDentryCache},
+		{appliance.IsolationGVisor, appliance.CoherenceExclusive, 1 << 40, maxDentryCache},
+	} {
+		if got := dentryCache(appliance.Plan{Isolation: tc.isolation, Coherence: tc.coherence}, tc.files); got != tc.want {
+			t.Errorf("%+v: got %d", tc, got)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/appliance"
+	"fsva/gofer/fsserver"
 	"fsva/gofer/supervisor"
 )
 
@@ -104,7 +105,11 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 			return fmt.Errorf("volume %q: state directory: %w", plan.Name, err)
 		}
 	}
-	c := volumeConfig(plan)
+	files, err := fsserver.RaiseFileLimit()
+	if err != nil {
+		return err
+	}
+	c := volumeConfig(plan, files)
 	c.Dirs = dirs
 	c.Info.StrictFsync = f.strictFsync
 	c.StartTimeout = f.startTimeout

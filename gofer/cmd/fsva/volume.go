@@ -14,17 +14,33 @@ import (
 	"fsva/gofer/supervisor/goferproto"
 )
 
-// dentryCache is how many names a sandbox remembers of a volume. gVisor's default
-// of 1000 makes a second pass over a source tree as slow as the first; one costs
-// the sandbox about 1 KiB.
-const dentryCache = 20000
+// maxDentryCache is how many names a sandbox remembers of a volume. gVisor's
+// default of 1000 makes a second pass over a source tree as slow as the first; one
+// costs the sandbox about 1 KiB.
+const maxDentryCache = 20000
 
-// volumeConfig is what a plan means to the supervisor.
-func volumeConfig(p appliance.Plan) supervisor.Config {
+// dentryCache returns the number for a volume whose processes may have files open
+// files each. An exclusive sandbox keeps a file open at the server for as long as
+// it remembers its name, and a sandbox around the server needs two descriptors for
+// each. A third of them is left for what applications have open and for the rest.
+func dentryCache(p appliance.Plan, files uint64) int {
+	n := files / 3 * 2
+	if p.Isolation == appliance.IsolationGVisor {
+		n /= 2
+	}
+	if p.Coherence == appliance.CoherenceShared {
+		n = maxDentryCache // it closes with the application
+	}
+	return int(min(n, maxDentryCache))
+}
+
+// volumeConfig is what a plan means to the supervisor, whose processes may have
+// files open files each.
+func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 	c := supervisor.Config{
 		Info: attach.Info{
 			Version: attach.Version, Name: p.Name, Appliance: p.Appliance, Coherence: p.Coherence, ReadOnly: p.ReadOnly,
-			DentryCache: dentryCache,
+			DentryCache: dentryCache(p, files),
 		},
 		Isolation: p.Isolation,
 		Source:    p.Source,
