@@ -24,6 +24,9 @@ const (
 	goferGrace = 5 * time.Second
 	// flushTimeout bounds the flush of what clients have open.
 	flushTimeout = 60 * time.Second
+	// signalPause is how long after the first signal another one still belongs
+	// to it: timeout(1) signals its child, and then its process group.
+	signalPause = time.Second
 	// blameWait is how long a failed start waits to learn whether the FS server
 	// is to blame, because its end explains more than the gofer's view of it.
 	blameWait = 3 * time.Second
@@ -367,10 +370,16 @@ func (v *volume) requestStop(hard bool) {
 // watchSignals turns the first signal into a stop and the second into a hard
 // one.
 func (v *volume) watchSignals(ctx context.Context) {
-	for hard := false; ; hard = true {
+	var first time.Time
+	for {
 		select {
 		case <-v.cfg.Signals:
-			v.requestStop(hard)
+			if first.IsZero() {
+				first = time.Now()
+				v.requestStop(false /* hard */)
+			} else if time.Since(first) >= signalPause {
+				v.requestStop(true /* hard */)
+			}
 		case <-ctx.Done():
 			v.requestStop(false /* hard */)
 			return
