@@ -84,6 +84,7 @@ func TestServers(t *testing.T) {
 	harness.NeedRoot(t)
 	for _, s := range servers {
 		t.Run(s.appliance, func(t *testing.T) {
+			t.Parallel()
 			native := harness.Outcomes{}
 			medium := s.source(t, env.TempDir(t), s.tree)
 			if src := medium; src.native != nil {
