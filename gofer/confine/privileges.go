@@ -15,6 +15,7 @@
 package confine
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -101,7 +102,11 @@ func dropBounding(mask uint64) error {
 
 // prctlAll calls prctl(2) on every thread.
 func prctlAll(option, arg uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0); errno != 0 {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0)
+	if errno == unix.ENOTSUP {
+		return errors.New("this program was built with cgo and cannot give up privileges: build it with CGO_ENABLED=0, as make does")
+	}
+	if errno != 0 {
 		return errno
 	}
 	return nil

@@ -30,6 +30,20 @@ type handle struct {
 	refs atomic.Int32
 	// dirty says that something was written since the last FLUSH.
 	dirty atomic.Bool
+	// lostError is the errno of a sync that the client did not get to see; 0: none.
+	lostError atomic.Int32
+}
+
+// takeLostError returns the error of an earlier sync that is still to be
+// reported, once.
+func (h *handle) takeLostError() error {
+	if h.lostError.Load() == 0 {
+		return nil
+	}
+	if e := h.lostError.Swap(0); e != 0 {
+		return unix.Errno(e)
+	}
+	return nil
 }
 
 // openNode opens n with flags. The caller gets the only ref on the handle.

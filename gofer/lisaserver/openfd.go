@@ -115,7 +115,11 @@ func (fd *openFD) Sync() error {
 	if fd.d != nil {
 		return fd.d.sync()
 	}
-	return fd.h.sync()
+	err := fd.h.sync()
+	if err != nil && fd.c.opts.LosesSyncErrors {
+		fd.h.lostError.Store(int32(errno.Errno(err)))
+	}
+	return err
 }
 
 // Flush implements lisafs.OpenFDImpl.Flush.
@@ -123,7 +127,10 @@ func (fd *openFD) Flush() error {
 	if fd.d != nil {
 		return nil
 	}
-	return fd.h.flush()
+	if err := fd.h.flush(); err != nil {
+		return err
+	}
+	return fd.h.takeLostError()
 }
 
 // Read implements lisafs.OpenFDImpl.Read. A reply shorter than asked for is the
@@ -192,6 +199,9 @@ func (fd *openFD) Write(buf []byte, off uint64) (uint64, error) {
 	}
 	if !inFile(off, len(buf)) {
 		return 0, unix.EFBIG
+	}
+	if err := fd.h.takeLostError(); err != nil {
+		return 0, err
 	}
 	if len(buf) > 0 {
 		fd.h.dirty.Store(true)

@@ -59,6 +59,10 @@ type Options struct {
 type ConnOptions struct {
 	// ReadOnly refuses everything that would change the file system with EROFS.
 	ReadOnly bool
+	// LosesSyncErrors says that the client drops the errors of FSync, as a sentry
+	// that shares file handles does. A file whose sync failed then fails the next
+	// write or flush instead.
+	LosesSyncErrors bool
 	// Container names the client in logs.
 	Container string
 	// Descriptors bounds the descriptors of file data in the client's hands: it

@@ -132,7 +132,7 @@ func (p *process) run() error {
 		return err
 	}
 	p.lisa = lisaserver.New(p.backend.fs, lisaserver.Options{StableIno: p.cfg.StableIno, Shared: p.cfg.Volume.Coherence == attach.Shared, Log: p.log})
-	p.clients = clients.New(p.cfg.Volume, connServer{p.lisa}, p.log)
+	p.clients = clients.New(p.cfg.Volume, connServer{p.lisa, p.cfg.Volume}, p.log)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -184,11 +184,16 @@ func (p *process) shutDown() error {
 }
 
 // connServer serves clients with lisafs.
-type connServer struct{ lisa *lisaserver.Server }
+type connServer struct {
+	lisa   *lisaserver.Server
+	volume attach.Info
+}
 
 func (s connServer) Serve(lisafsFD int, c clients.Client) error {
 	return s.lisa.Serve(lisafsFD, lisaserver.ConnOptions{
 		ReadOnly: c.ReadOnly, Container: c.Container, Descriptors: c.Descriptors,
+		// Only with shared handles does a sentry drop them: see sentryglue.
+		LosesSyncErrors: s.volume.Coherence == attach.Exclusive && !s.volume.StrictFsync,
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fsva/gofer/attach"
 	"fsva/gofer/supervisor/goferproto"
 )
@@ -191,7 +193,9 @@ func (v *volume) start(ctx context.Context, listener *os.File) error {
 		return err
 	}
 	dir := v.cfg.Dirs.Volume(v.cfg.Info.Name)
-	if err := os.Rename(v.cfg.Dirs.private(v.cfg.Info.Name)+"/"+privateVolume, dir); err != nil {
+	// Not os.Rename, which refuses an existing directory even if it is empty:
+	// docker makes one for a volume that was not there yet.
+	if err := unix.Rename(v.cfg.Dirs.private(v.cfg.Info.Name)+"/"+privateVolume, dir); err != nil {
 		return fmt.Errorf("volume directory not writable: %w", err)
 	}
 	v.gofer.out.startLogging()
@@ -239,6 +243,26 @@ func (v *volume) startProcesses(listener *os.File) error {
 	return nil
 }
 
+// goferCrashed reports whether the gofer ends within blameWait without a word.
+func (v *volume) goferCrashed(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, blameWait)
+	defer cancel()
+	select {
+	case <-v.gofer.failed:
+		return false
+	case <-ctx.Done():
+		return false
+	case <-v.gofer.gone:
+	}
+	select {
+	case <-v.gofer.failed:
+		return false
+	default:
+		v.gofer.kill() // it may have closed the connection only
+		return true
+	}
+}
+
 // waitReady waits for the gofer's readiness and explains why there is none.
 func (v *volume) waitReady(ctx context.Context) error {
 	select {
@@ -250,6 +274,10 @@ func (v *volume) waitReady(ctx context.Context) error {
 	case text := <-v.gofer.failed:
 		return v.blame(ctx, text)
 	case <-v.serverDone():
+		// A server that ends well may have seen its channel end with the gofer.
+		if v.server.succeeded() && v.goferCrashed(ctx) {
+			return errors.New(v.gofer.status("before it was ready"))
+		}
 		return errors.New(v.server.status("before it was ready"))
 	case <-v.gofer.gone:
 		select {
