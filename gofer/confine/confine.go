@@ -58,6 +58,10 @@ type Tmpfs struct {
 	// Size bounds its contents, in bytes; 0 means half of the memory, as
 	// tmpfs(5) does.
 	Size int64
+	// Owner is the user who owns its root directory.
+	Owner int
+	// Exec lets its files be mapped executable, by whoever gets a descriptor.
+	Exec bool
 	// Inodes bounds the number of files; 0 means tmpfs's default.
 	Inodes int64
 }
@@ -172,12 +176,16 @@ func mountTmpfs(t Tmpfs) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	opts := []string{"mode=0755"}
+	opts := []string{"mode=0755", fmt.Sprintf("uid=%d", t.Owner)}
 	if t.Size > 0 {
 		opts = append(opts, fmt.Sprintf("size=%d", t.Size))
 	}
 	if t.Inodes > 0 {
 		opts = append(opts, fmt.Sprintf("nr_inodes=%d", t.Inodes))
 	}
-	return unix.Mount("fsva", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, strings.Join(opts, ","))
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+	if !t.Exec {
+		flags |= unix.MS_NOEXEC
+	}
+	return unix.Mount("fsva", at, "tmpfs", flags, strings.Join(opts, ","))
 }

@@ -27,7 +27,8 @@ type Profile int
 
 const (
 	// Channel is for a gofer whose file system is behind a FUSE channel: it
-	// works on descriptors it was given and never names a file.
+	// works on descriptors it was given, and names files only to make copies of
+	// data in a tmpfs of its own, the one thing in its root.
 	Channel Profile = iota
 	// Files is for a gofer that serves files of its own root in-process: it
 	// adds what operations on paths below that root take.
@@ -109,6 +110,8 @@ func commonRules() seccomp.SyscallRules {
 		unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
 		// Regions, and flipcall's packet windows.
 		unix.SYS_MEMFD_CREATE,
+		// Copies of files that change: made, opened twice, unlinked.
+		unix.SYS_OPENAT, unix.SYS_UNLINKAT,
 	)
 	rules.Merge(archCommonRules())
 	rules.Merge(seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
@@ -145,9 +148,9 @@ func commonRules() seccomp.SyscallRules {
 // or an archive with zipfs, takes.
 func fileRules() seccomp.SyscallRules {
 	rules := all(
-		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_STATX, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
+		unix.SYS_OPENAT2, unix.SYS_STATX, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
 		unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_GETCWD, unix.SYS_FCHDIR,
-		unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_UNLINKAT, unix.SYS_LINKAT, unix.SYS_SYMLINKAT,
+		unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_LINKAT, unix.SYS_SYMLINKAT,
 		unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2,
 		unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHOWN, unix.SYS_FCHOWNAT,
 		unix.SYS_TRUNCATE, unix.SYS_UTIMENSAT, unix.SYS_STATFS, unix.SYS_FSTATFS,

@@ -53,14 +53,14 @@ func (fd *controlFD) Open(flags uint32) (*lisafs.OpenFD, int, error) {
 // to it instead of to the file system.
 func (fd *openFD) donate(flags uint32) int {
 	s, c := fd.c.srv, fd.c
-	if s.donor == nil || fd.h == nil || flags != unix.O_RDONLY {
+	if s.donor == nil || fd.h == nil || flags != unix.O_RDONLY || fd.h.fopen&fuse.FOPEN_DIRECT_IO != 0 {
 		return -1
 	}
 	if c.donated.Add(1) > int64(c.opts.Descriptors) {
 		c.donated.Add(-1)
 		return -1
 	}
-	data, ok := s.donor.Donate(fd.h.fh)
+	data, ok := s.donor.Donate(fd.n.id, fd.h.fh)
 	if !ok {
 		c.donated.Add(-1)
 		return -1
@@ -89,13 +89,14 @@ func (fd *openFD) FD() *lisafs.OpenFD { return &fd.OpenFD }
 
 // Close implements lisafs.OpenFDImpl.Close.
 func (fd *openFD) Close() {
+	if fd.donated {
+		fd.c.srv.donor.Return(fd.n.id)
+		fd.c.donated.Add(-1)
+	}
 	if fd.d != nil {
 		fd.d.close()
 	} else {
 		fd.h.close()
-	}
-	if fd.donated {
-		fd.c.donated.Add(-1)
 	}
 	fd.c.srv.stats.openFDs.Add(-1)
 	fd.c.unreserve(1)

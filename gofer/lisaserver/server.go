@@ -81,10 +81,11 @@ type (
 	writeLimiter interface{ MaxWrite() int }
 	readLimiter  interface{ MaxRead() int }
 	// donor gives out descriptors of file data. The caller owns the descriptor,
-	// through which nothing can be changed; the handle must stay open for as long
-	// as a client may use it.
+	// through which nothing can be changed. The handle must stay open for as long
+	// as a client may use it; then Return is called, before RELEASE.
 	donor interface {
-		Donate(fh uint64) (fd int, ok bool)
+		Donate(nodeID, fh uint64) (fd int, ok bool)
+		Return(nodeID uint64)
 	}
 )
 

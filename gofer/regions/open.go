@@ -183,7 +183,7 @@ func (f *FS) borrow(fh uint64) *handle {
 // Donate returns a descriptor of the region of the file open as fh, which the
 // caller owns, if the file is complete. It counts as the client's until fh is
 // released. The descriptor and all made from it refuse writes.
-func (f *FS) Donate(fh uint64) (fd int, ok bool) {
+func (f *FS) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	h := f.handles[fh]
@@ -199,3 +199,6 @@ func (f *FS) Donate(fh uint64) (fd int, ok bool) {
 	f.stats.donations.Add(1)
 	return fd, true
 }
+
+// Return is nothing here: a donation ends with the release of its handle.
+func (f *FS) Return(nodeID uint64) {}

@@ -130,7 +130,7 @@ func TestSmallFileIsDonatedAtFirstOpen(t *testing.T) {
 	s := newSource(5000)
 	f := New(s, Options{Budget: 1 << 20})
 	fh := openFile(t, f, 2)
-	fd, ok := f.Donate(fh)
+	fd, ok := f.Donate(2, fh)
 	if !ok {
 		t.Fatal("no region for a small file")
 	}
@@ -149,7 +149,7 @@ func TestSmallFileIsDonatedAtFirstOpen(t *testing.T) {
 	if _, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != unix.EPERM {
 		t.Errorf("map a region writable: got %v, want EPERM", err)
 	}
-	if _, ok := f.Donate(fh); ok {
+	if _, ok := f.Donate(2, fh); ok {
 		t.Error("the same handle got a second descriptor")
 	}
 
@@ -187,7 +187,7 @@ func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
 	s := newSource(size)
 	f := New(s, Options{Budget: 64 << 20})
 	fh := openFile(t, f, 2)
-	if _, ok := f.Donate(fh); ok {
+	if _, ok := f.Donate(2, fh); ok {
 		t.Fatal("a large file was complete when it was opened")
 	}
 	for off := 0; off < size; off += 100_000 {
@@ -200,7 +200,7 @@ func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
 	if n := s.reads.Load(); n > 60 {
 		t.Errorf("%d requests for %d bytes", n, size)
 	}
-	if _, ok := f.Donate(fh); !ok {
+	if _, ok := f.Donate(2, fh); !ok {
 		t.Error("a file that was read to the end is not complete")
 	}
 	release(f, 2, fh)
@@ -254,7 +254,7 @@ func TestErrorsReachTheReaderAndAreNotKept(t *testing.T) {
 	f := New(s, Options{Budget: 1 << 20})
 	s.fail.Store(int32(unix.EIO))
 	fh := openFile(t, f, 2)
-	if _, ok := f.Donate(fh); ok {
+	if _, ok := f.Donate(2, fh); ok {
 		t.Error("a file that could not be read was donated")
 	}
 	if _, st := read(f, 2, fh, 0, 100); st != fuse.EIO {
@@ -281,7 +281,7 @@ func TestDirectIOIsPassedThrough(t *testing.T) {
 			t.Errorf("%d requests after %d reads", n, i+1)
 		}
 	}
-	if _, ok := f.Donate(fh); ok {
+	if _, ok := f.Donate(2, fh); ok {
 		t.Error("a FOPEN_DIRECT_IO file was donated")
 	}
 	release(f, 2, fh)
@@ -354,7 +354,7 @@ func TestConcurrentReadersUnderPressure(t *testing.T) {
 				fh := openFile(t, f, id)
 				fd, donated := -1, false
 				if r.Intn(2) == 0 {
-					fd, donated = f.Donate(fh)
+					fd, donated = f.Donate(id, fh)
 				}
 				for range 4 {
 					off := r.Intn(sizes[i])

@@ -38,6 +38,7 @@ type backend struct {
 	cache   *entrycache.FS       // nil in process: the answers are in memory already
 	channel *fusechannel.Channel // nil in process
 	regions *regions.FS          // nil: file data is not cached
+	live    *regions.Live        // nil: clients get no copies of files that change
 	done    <-chan struct{}      // closed when the file system is lost; nil: never
 }
 
@@ -49,14 +50,27 @@ func unchanging(cfg goferproto.Config) bool {
 		cfg.InProcess != "dir" && cfg.InProcess != "mem"
 }
 
-// addRegions puts the buffer cache in front of fs.
+// needsCopies reports whether sandboxes can map a volume's files only if they get
+// a descriptor: where they do not share handles (see newPlannedMount in
+// sentryglue).
+func needsCopies(cfg goferproto.Config) bool {
+	return !unchanging(cfg) && (cfg.Volume.Coherence == attach.Shared || cfg.Volume.StrictFsync)
+}
+
+// addRegions puts the buffer cache, or copies of files, in front of fs.
 func (b *backend) addRegions(cfg goferproto.Config, maxRead int, log *slog.Logger) error {
-	if !unchanging(cfg) {
-		return nil
-	}
 	budget, err := regions.DefaultBudget()
 	if err != nil {
 		return err
+	}
+	switch {
+	case unchanging(cfg):
+	case needsCopies(cfg):
+		b.live = regions.NewLive(b.fs, regions.LiveOptions{Dir: copiesDir, Budget: budget, MaxRead: maxRead, Log: log})
+		b.fs = b.live
+		return nil
+	default:
+		return nil
 	}
 	b.regions = regions.New(b.fs, regions.Options{Budget: budget, MaxRead: maxRead, Log: log})
 	b.fs = b.regions
@@ -79,6 +93,10 @@ type (
 	}
 	regionChannel struct {
 		*regions.FS
+		agreements
+	}
+	liveChannel struct {
+		*regions.Live
 		agreements
 	}
 )
@@ -121,7 +139,10 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 	if b.regions != nil {
 		b.fs = regionChannel{b.regions, agreements{channel}}
 	}
-	channel.SetNotifier(notifier{cache, b.regions})
+	if b.live != nil {
+		b.fs = liveChannel{b.live, agreements{channel}}
+	}
+	channel.SetNotifier(notifier{cache, b.regions, b.live})
 	return b, nil
 }
 
@@ -129,12 +150,19 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 type notifier struct {
 	*entrycache.FS
 	regions *regions.FS
+	live    *regions.Live
 }
 
 func (n notifier) InvalInode(nodeID uint64, off, length int64) {
 	n.FS.InvalInode(nodeID, off, length)
-	if n.regions != nil && off >= 0 { // a negative offset speaks of attributes only
+	if off < 0 { // it speaks of attributes only
+		return
+	}
+	if n.regions != nil {
 		n.regions.InvalInode(nodeID)
+	}
+	if n.live != nil {
+		n.live.InvalInode(nodeID)
 	}
 }
 
@@ -163,8 +191,13 @@ func (b *backend) ready() *goferproto.Ready {
 
 // stat adds the channel's counts.
 func (b *backend) stat(s *goferproto.Stat) {
-	if b.regions != nil {
-		r := b.regions.Stats()
+	if b.regions != nil || b.live != nil {
+		var r regions.Stats
+		if b.regions != nil {
+			r = b.regions.Stats()
+		} else {
+			r = b.live.Stats()
+		}
 		s.Cache = &goferproto.Cache{
 			Limit: r.Budget, Resident: r.Resident, Donated: r.Donated, Files: r.Files, DonatedFiles: r.DonatedFiles,
 			Hits: r.Hits, Misses: r.Misses, Fills: r.Fills, Evictions: r.Evictions,

@@ -49,6 +49,9 @@ import (
 // memRoot is where a volume in memory lives in the gofer's own root.
 const memRoot = "/mem"
 
+// copiesDir is where copies of files that change are made.
+const copiesDir = "/copies"
+
 // stopTimeout bounds DESTROY: a server that does not answer is stopped by the
 // supervisor.
 const stopTimeout = 5 * time.Second
@@ -217,6 +220,14 @@ func (p *process) confine() error {
 		fallthrough
 	default:
 		profile, keep = confine.Files, confine.FileCapabilities
+	}
+	if needsCopies(p.cfg) {
+		owner := 0
+		if len(keep) == 0 {
+			owner = confine.Nobody
+		}
+		// Executable: clients map programs from it.
+		root.Tmpfs = append(root.Tmpfs, confine.Tmpfs{Path: copiesDir, Owner: owner, Exec: true})
 	}
 	if err := confine.EnterRoot(root); err != nil {
 		return err
