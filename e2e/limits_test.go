@@ -27,18 +27,10 @@ var sentryLimits = map[string]string{
 	"posix/Tmpfile":           "gVisor has no O_TMPFILE on a gofer's mounts",
 }
 
-// sharedLimits are those of shared volumes that can change: a sentry maps a file in that mode only if it was given a
-// descriptor of unchanging data (docs/limits.md).
+// sharedLimits are those of shared volumes: a sentry maps a file in that mode only through a descriptor, and none is given
+// for a file that is open for writing (docs/limits.md).
 var sharedLimits = map[string]string{
-	"exec/copy-of-self":            "ENODEV: no mappings, so no execve",
-	"mmap/after-close-and-unlink":  "ENODEV",
-	"mmap/private":                 "ENODEV",
-	"mmap/shared-read":             "ENODEV",
-	"mmap/shared-read-sees-writes": "ENODEV",
-	"mmap/shared-write":            "ENODEV",
-	"tree/exec":                    "ENODEV: no mappings, so no execve",
-	"tree/mmap-private":            "ENODEV",
-	"tree/mmap-shared":             "ENODEV",
+	"mmap/shared-write": "ENODEV",
 }
 
 // namesAreNodes is the limit of libfuse's high-level interface below a sandbox: two names of a file are two nodes, of
@@ -127,40 +119,39 @@ var limits = map[string]limit{
 	},
 	"rclone": {
 		both: merged(noRenameFlags, map[string]string{
-			"attr/chmod":                  "rclone keeps no modes",
-			"attr/chmod-descriptor":       "rclone keeps no modes",
-			"attr/chown":                  "rclone keeps no owners",
-			"attr/times":                  "rclone keeps no access times",
-			"attr/umask":                  "rclone keeps no modes",
-			"attr/xattr":                  "rclone has no extended attributes, and says EIO",
-			"dir/rename":                  "rclone cannot rename a directory with files to be uploaded, nor over another",
-			"exec/copy-of-self":           "rclone keeps no modes: nothing is executable",
-			"file/rename-over-open":       "rclone has one cache file for a name",
-			"file/truncate":               "rclone cannot truncate a closed file before its upload (images/rclone)",
-			"limit/long-names":            "rclone has no symbolic links",
-			"link/hard":                   "rclone has no hard links",
-			"link/hard-count":             "rclone has no hard links",
-			"link/symbolic":               "rclone has no symbolic links",
-			"link/symbolic-loop":          "rclone has no symbolic links",
-			"mmap/after-close-and-unlink": "on the kernel the pages are gone with the name; ENODEV in a shared sandbox",
-			"owner/of-new-files":          "rclone keeps no owners and has no symbolic links",
-			"owner/refuses-others":        "rclone keeps no modes: everything is readable",
-			"posix/Fallocate":             "rclone has no fallocate",
-			"posix/FileBasic":             "rclone keeps no modes",
-			"posix/Link":                  "rclone has no hard links",
-			"posix/LinkUnlinkRename":      "rclone has no hard links",
-			"posix/OpenAt":                "rclone cannot open a file for reading and create it",
-			"posix/OpenSymlinkRace":       "rclone has no symbolic links",
-			"posix/RenameOpenDir":         "rclone cannot rename over a directory",
-			"posix/SetattrSymlink":        "rclone has no symbolic links",
-			"posix/SymlinkReadlink":       "rclone has no symbolic links",
-			"posix/TruncateNoFile":        "rclone cannot truncate a closed file before its upload (images/rclone)",
-			"posix/XAttr":                 "rclone has no extended attributes, and says EIO",
-			"posix/XAttrLarge":            "rclone has no extended attributes, and says EIO",
-			"tree/exec":                   "rclone keeps no modes: nothing is executable",
-			"tree/stat":                   "rclone keeps no modes",
+			"attr/chmod":             "rclone keeps no modes",
+			"attr/chmod-descriptor":  "rclone keeps no modes",
+			"attr/chown":             "rclone keeps no owners",
+			"attr/times":             "rclone keeps no access times",
+			"attr/umask":             "rclone keeps no modes",
+			"attr/xattr":             "rclone has no extended attributes, and says EIO",
+			"dir/rename":             "rclone cannot rename a directory with files to be uploaded, nor over another",
+			"exec/copy-of-self":      "rclone keeps no modes: nothing is executable",
+			"file/rename-over-open":  "rclone has one cache file for a name",
+			"file/truncate":          "rclone cannot truncate a closed file before its upload (images/rclone)",
+			"limit/long-names":       "rclone has no symbolic links",
+			"link/hard":              "rclone has no hard links",
+			"link/hard-count":        "rclone has no hard links",
+			"link/symbolic":          "rclone has no symbolic links",
+			"link/symbolic-loop":     "rclone has no symbolic links",
+			"owner/of-new-files":     "rclone keeps no owners and has no symbolic links",
+			"owner/refuses-others":   "rclone keeps no modes: everything is readable",
+			"posix/Fallocate":        "rclone has no fallocate",
+			"posix/FileBasic":        "rclone keeps no modes",
+			"posix/Link":             "rclone has no hard links",
+			"posix/LinkUnlinkRename": "rclone has no hard links",
+			"posix/OpenAt":           "rclone cannot open a file for reading and create it",
+			"posix/OpenSymlinkRace":  "rclone has no symbolic links",
+			"posix/RenameOpenDir":    "rclone cannot rename over a directory",
+			"posix/SetattrSymlink":   "rclone has no symbolic links",
+			"posix/SymlinkReadlink":  "rclone has no symbolic links",
+			"posix/TruncateNoFile":   "rclone cannot truncate a closed file before its upload (images/rclone)",
+			"posix/XAttr":            "rclone has no extended attributes, and says EIO",
+			"posix/XAttrLarge":       "rclone has no extended attributes, and says EIO",
+			"tree/exec":              "rclone keeps no modes: nothing is executable",
+			"tree/stat":              "rclone keeps no modes",
 		}),
-		sandbox: without(sharedLimits, "exec/copy-of-self", "tree/exec", "mmap/after-close-and-unlink"),
+		sandbox: sharedLimits,
 		native: map[string]string{
 			"node/fifo":   "rclone has no fifos; the sandbox makes its own",
 			"node/socket": "rclone has no sockets; the sandbox makes its own",
@@ -170,15 +161,6 @@ var limits = map[string]limit{
 			"posix/RenameOverwriteDestNoExist": "likewise",
 		},
 	},
-}
-
-// without returns a copy of table that lacks the cases.
-func without(table map[string]string, cases ...string) map[string]string {
-	table = maps.Clone(table)
-	for _, c := range cases {
-		delete(table, c)
-	}
-	return table
 }
 
 func merged(tables ...map[string]string) map[string]string {
