@@ -153,8 +153,10 @@ var limits = map[string]limit{
 		}),
 		sandbox: sharedLimits,
 		native: map[string]string{
-			"node/fifo":   "rclone has no fifos; the sandbox makes its own",
-			"node/socket": "rclone has no sockets; the sandbox makes its own",
+			"file/rename-over-open":       "rclone has one cache file for a name; the sandbox holds a copy",
+			"mmap/after-close-and-unlink": "on the kernel the pages are gone with the name; the sandbox holds a copy",
+			"node/fifo":                   "rclone has no fifos; the sandbox makes its own",
+			"node/socket":                 "rclone has no sockets; the sandbox makes its own",
 		},
 		either: map[string]string{
 			"posix/RenameOverwriteDestExist":   "rclone's inode numbers follow the name; whether it can rename depends on the upload",
