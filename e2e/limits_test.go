@@ -127,7 +127,6 @@ var limits = map[string]limit{
 			"attr/xattr":             "rclone has no extended attributes, and says EIO",
 			"dir/rename":             "rclone cannot rename a directory with files to be uploaded, nor over another",
 			"exec/copy-of-self":      "rclone keeps no modes: nothing is executable",
-			"file/rename-over-open":  "rclone has one cache file for a name",
 			"file/truncate":          "rclone cannot truncate a closed file before its upload (images/rclone)",
 			"limit/long-names":       "rclone has no symbolic links",
 			"link/hard":              "rclone has no hard links",
@@ -153,12 +152,12 @@ var limits = map[string]limit{
 		}),
 		sandbox: sharedLimits,
 		native: map[string]string{
-			"file/rename-over-open":       "rclone has one cache file for a name; the sandbox holds a copy",
 			"mmap/after-close-and-unlink": "on the kernel the pages are gone with the name; the sandbox holds a copy",
 			"node/fifo":                   "rclone has no fifos; the sandbox makes its own",
 			"node/socket":                 "rclone has no sockets; the sandbox makes its own",
 		},
 		either: map[string]string{
+			"file/rename-over-open":            "rclone has one cache file for a name; a sandbox may hold a copy",
 			"posix/RenameOverwriteDestExist":   "rclone's inode numbers follow the name; whether it can rename depends on the upload",
 			"posix/RenameOverwriteDestNoExist": "likewise",
 		},
