@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build e2e
 
 // Package e2e runs the whole of FSVA as its users do: docker run, our runsc, fsva serve, the FUSE servers that Debian

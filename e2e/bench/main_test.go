@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build e2e || bench
 
 // Package bench measures whole containers: what a volume costs when one starts, and how fast an FS server in its own

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package harness gives end-to-end tests a machine of their own: a docker daemon, volumes served by the real fsva,
 // containers run by the real runsc, file systems mounted on the kernel for comparison; and it checks that each of them
 // leaves nothing behind.

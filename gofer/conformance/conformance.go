@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package conformance holds the directory-level checks that every file system runs, whatever serves it and whatever
 // carries it: the same list runs on a volume inside a sandbox, on a kernel mount of the same server, and on the host's
 // tmpfs as the control that proves the checks themselves.

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Command gotest runs `go test -json` and prints what a person waiting for it
 // wants to see: each package's result line as go test words it, the output of
 // the tests that failed, a sign of life while nothing else is printed, and

@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Command fscheck runs the directory-level checks of package conformance and prints one JSON line for each. It is
 // static, so that it runs in any container.
 //

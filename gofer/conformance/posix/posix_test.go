@@ -1,3 +1,6 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 // Package posix carries go-fuse's posixtest cases into places without a Go toolchain:
 //
 //	CGO_ENABLED=0 go test -c -o posix.test ./gofer/conformance/posix
