@@ -80,8 +80,14 @@ func (e *Env) Native(t testing.TB, args ...string) string {
 				t.Errorf("detach %s: %v", mnt, err)
 			}
 		}
+		// Some go on for a while, to upload what they have, or because a thread of libfuse sleeps.
+		if !p.waitFor(5 * time.Second) {
+			if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Errorf("stop %s: %v", args[0], err)
+			}
+		}
 		if !p.waitFor(20 * time.Second) {
-			t.Errorf("%s does not end after its unmount; killing it", args[0])
+			t.Logf("%s does not end after its unmount and SIGTERM: killing it", args[0])
 			p.kill()
 		}
 		if err := unix.Rmdir(mnt); err != nil {
