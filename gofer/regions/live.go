@@ -74,6 +74,7 @@ type Live struct {
 	files    map[uint64]*copied
 	lru      *list.List // of *copied, most recently used first
 	resident int64
+	donated  int64  // bytes in clients' hands, as charged when they were handed out
 	names    uint64 // files made so far
 }
 
@@ -88,7 +89,8 @@ type copied struct {
 
 	stale   bool // told so by the server
 	donated int
-	io      int // users of rw and ro
+	charged int64 // of Live.donated
+	io      int   // users of rw and ro
 	held    uint64
 	cost    int64
 	el      *list.Element
@@ -213,13 +215,21 @@ func (l *Live) Donate(nodeID, fh uint64) (fd int, ok bool) {
 		return -1, false
 	}
 	defer l.done(c)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// What clients hold cannot be evicted: they must not hold more than there is.
+	if c.donated == 0 && l.donated+c.cost > l.o.Budget {
+		return -1, false
+	}
 	fd, err := unix.FcntlInt(uintptr(c.ro), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return -1, false
 	}
-	l.mu.Lock()
+	if c.donated == 0 {
+		c.charged = c.cost
+		l.donated += c.charged
+	}
 	c.donated++
-	l.mu.Unlock()
 	l.stats.donations.Add(1)
 	return fd, true
 }
@@ -229,7 +239,9 @@ func (l *Live) Return(nodeID uint64) {
 	l.mu.Lock()
 	var gone []forgotten
 	if c := l.files[nodeID]; c != nil && c.donated > 0 {
-		c.donated--
+		if c.donated--; c.donated == 0 {
+			l.donated -= c.charged
+		}
 		gone = l.evictLocked()
 	}
 	l.mu.Unlock()

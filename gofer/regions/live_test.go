@@ -283,6 +283,22 @@ func TestUnusedCopiesAreEvicted(t *testing.T) {
 	l.Return(2)
 }
 
+func TestLiveClientsHoldNoMoreThanTheBudget(t *testing.T) {
+	big := string(make([]byte, 100_000))
+	l := newLive(t, newChanging(big, big, big), LiveOptions{Budget: 250_000})
+	got := 0
+	for id := uint64(2); id < 5; id++ {
+		if fd, ok := l.Donate(id, 0); ok {
+			got++
+			unix.Close(fd)
+			defer l.Return(id)
+		}
+	}
+	if got != 2 {
+		t.Errorf("%d files of 100,000 bytes handed out with a budget of 250,000", got)
+	}
+}
+
 // Writers through Live, openers, and changes behind its back: at rest every copy
 // is what the server has.
 func TestLiveConverges(t *testing.T) {

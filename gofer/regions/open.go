@@ -127,7 +127,9 @@ func (f *FS) unref(h *handle) {
 	if fl := h.file; fl != nil {
 		fl.handles--
 		if h.donated {
-			fl.donated--
+			if fl.donated--; fl.donated == 0 {
+				f.donated -= fl.cost
+			}
 		}
 		if f.files[fl.id] != fl && fl.handles == 0 {
 			gone = f.detachLocked(fl)
@@ -179,11 +181,18 @@ func (f *FS) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	if h == nil || h.file == nil || h.donated || !h.file.sealed {
 		return -1, false
 	}
+	// What clients hold cannot be evicted: they must not hold more than there is.
+	if h.file.donated == 0 && f.donated+h.file.cost > f.budget {
+		return -1, false
+	}
 	fd, err := unix.FcntlInt(uintptr(h.file.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return -1, false // out of descriptors: the client reads by request
 	}
 	h.donated = true
+	if h.file.donated == 0 {
+		f.donated += h.file.cost // which is final: the file is sealed
+	}
 	h.file.donated++
 	f.stats.donations.Add(1)
 	return fd, true

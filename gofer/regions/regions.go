@@ -91,6 +91,7 @@ type FS struct {
 	next     uint64             // handle number given out last
 	lru      *list.List         // of *file with data, most recently used first
 	resident int64              // bytes that count against the budget
+	donated  int64              // those of resident in clients' hands; never more than the budget
 	closed   bool
 }
 

@@ -277,6 +277,31 @@ func TestDirectIOIsPassedThrough(t *testing.T) {
 	finish(t, f, s)
 }
 
+func TestClientsHoldNoMoreThanTheBudget(t *testing.T) {
+	s := newSource(100_000, 100_000, 100_000)
+	f := New(s, Options{Budget: 250_000})
+	var fhs []uint64
+	got := 0
+	for id := uint64(2); id < 5; id++ {
+		fh := openFile(t, f, id)
+		fhs = append(fhs, fh)
+		if fd, ok := f.Donate(id, fh); ok {
+			got++
+			unix.Close(fd)
+		}
+	}
+	if got != 2 {
+		t.Errorf("%d files of 100,000 bytes handed out with a budget of 250,000", got)
+	}
+	for i, fh := range fhs {
+		release(f, uint64(i+2), fh)
+	}
+	if f.donated != 0 {
+		t.Errorf("%d bytes count as handed out when all is closed", f.donated)
+	}
+	finish(t, f, s)
+}
+
 func TestForgetIsKeptBackWhileThereIsData(t *testing.T) {
 	s := newSource(1000)
 	f := New(s, Options{Budget: 1 << 20})
