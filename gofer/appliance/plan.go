@@ -76,8 +76,6 @@ type Plan struct {
 	Coherence string
 	ReadOnly  bool
 	StableIno bool
-	// NodePerName: see Manifest.
-	NodePerName bool
 }
 
 // Resolve checks a volume against its appliance and expands both. Errors are one line and say what to change.
@@ -92,7 +90,6 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		Root:         m.Root,
 		ReadOnly:     m.ReadOnly || v.ReadOnly,
 		StableIno:    m.StableIno,
-		NodePerName:  m.NodePerName,
 	}
 	if err := m.modes(v, &p); err != nil {
 		return Plan{}, err

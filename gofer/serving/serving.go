@@ -11,10 +11,7 @@
 //
 // Wiring, from back to front:
 //
-//	fusechannel → hardlinks → entrycache → regions → lisaserver ← clients ← attach
-//	inprocess ─────────────────────────────┘
-//
-// where hardlinks, entrycache and regions are there for the volumes that need them.
+//	fusechannel or inprocess → entrycache → lisaserver ← clients ← attach
 package serving
 
 import (
