@@ -51,8 +51,6 @@ type Tmpfs struct {
 	Owner int
 	// Exec lets its files be mapped executable, by whoever gets a descriptor.
 	Exec bool
-	// Inodes bounds the number of files; 0 means tmpfs's default.
-	Inodes int64
 }
 
 // Root is all that a confined process sees of any file tree.
@@ -168,9 +166,6 @@ func mountTmpfs(t Tmpfs) error {
 	opts := []string{"mode=0755", fmt.Sprintf("uid=%d", t.Owner)}
 	if t.Size > 0 {
 		opts = append(opts, fmt.Sprintf("size=%d", t.Size))
-	}
-	if t.Inodes > 0 {
-		opts = append(opts, fmt.Sprintf("nr_inodes=%d", t.Inodes))
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
 	if !t.Exec {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,7 +128,7 @@ func actDrop(keep ...int) error {
 	if err := DropPrivileges(keep...); err != nil {
 		return err
 	}
-	c, err := Current()
+	c, err := current()
 	if err != nil {
 		return err
 	}
@@ -230,4 +231,32 @@ func TestFilterKillsOnForbiddenCalls(t *testing.T) {
 			}
 		})
 	}
+}
+
+// confined is what a thread is left with.
+type confined struct {
+	Effective, Permitted uint64
+	NoNewPrivs           bool
+	UID                  int
+}
+
+// current reads the credentials of the calling thread.
+func current() (confined, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return confined{}, fmt.Errorf("capget: %w", err)
+	}
+	nnp, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err != nil {
+		return confined{}, fmt.Errorf("read no_new_privs: %w", err)
+	}
+	return confined{
+		Effective:  uint64(data[1].Effective)<<32 | uint64(data[0].Effective),
+		Permitted:  uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted),
+		NoNewPrivs: nnp == 1,
+		UID:        unix.Getuid(),
+	}, nil
 }

@@ -6,7 +6,6 @@ package confine
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -99,33 +98,4 @@ func prctlAll(option, arg uintptr) error {
 		return errno
 	}
 	return nil
-}
-
-// Confined reports, for tests and for the readiness message, what the calling
-// thread is left with.
-type Confined struct {
-	Effective, Permitted uint64
-	NoNewPrivs           bool
-	UID                  int
-}
-
-// Current reads the credentials of the calling thread.
-func Current() (Confined, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return Confined{}, fmt.Errorf("capget: %w", err)
-	}
-	nnp, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	if err != nil {
-		return Confined{}, fmt.Errorf("read no_new_privs: %w", err)
-	}
-	return Confined{
-		Effective:  uint64(data[1].Effective)<<32 | uint64(data[0].Effective),
-		Permitted:  uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted),
-		NoNewPrivs: nnp == 1,
-		UID:        unix.Getuid(),
-	}, nil
 }

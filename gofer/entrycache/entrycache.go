@@ -77,9 +77,6 @@ func New(below fuse.RawFileSystem, o Options) *FS {
 	return f
 }
 
-// Unwrap returns the file system below.
-func (f *FS) Unwrap() fuse.RawFileSystem { return f.RawFileSystem }
-
 // String implements fuse.RawFileSystem.
 func (f *FS) String() string { return "entrycache(" + f.RawFileSystem.String() + ")" }
 

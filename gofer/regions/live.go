@@ -162,13 +162,7 @@ func (l *Live) OnUnmount() {
 	l.RawFileSystem.OnUnmount()
 }
 
-func (l *Live) forget(gone []forgotten) {
-	for _, g := range gone {
-		if g.n > 0 {
-			l.RawFileSystem.Forget(g.nodeID, g.n)
-		}
-	}
-}
+func (l *Live) forget(gone []forgotten) { forgetAll(l.RawFileSystem, gone) }
 
 // Forget implements fuse.RawFileSystem. The lookups of a file with a copy are
 // kept back, so that its node ID stays its own.

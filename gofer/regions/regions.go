@@ -189,13 +189,16 @@ func (f *FS) Forget(nodeID, nlookup uint64) {
 // forgotten is a node whose lookups are passed on once FS.mu is released.
 type forgotten struct{ nodeID, n uint64 }
 
-func (f *FS) forget(gone []forgotten) {
+// forgetAll passes lookups on to the file system below. No lock is held.
+func forgetAll(below fuse.RawFileSystem, gone []forgotten) {
 	for _, g := range gone {
 		if g.n > 0 {
-			f.RawFileSystem.Forget(g.nodeID, g.n)
+			below.Forget(g.nodeID, g.n)
 		}
 	}
 }
+
+func (f *FS) forget(gone []forgotten) { forgetAll(f.RawFileSystem, gone) }
 
 // InvalInode drops what is cached of a file that its server changed after all:
 // opens from now on see the new data. Clients keep what they hold.

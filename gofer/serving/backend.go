@@ -24,7 +24,6 @@ import (
 // where it comes from.
 type backend struct {
 	fs      fuse.RawFileSystem
-	cache   *entrycache.FS       // nil in process: the answers are in memory already
 	channel *fusechannel.Channel // nil in process
 	regions *regions.FS          // nil: file data is not cached
 	live    *regions.Live        // nil: clients get no copies of files that change
@@ -120,7 +119,7 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 	})
-	b := backend{fs: cachedChannel{cache, agreements{channel}}, cache: cache, channel: channel, done: channel.Done()}
+	b := backend{fs: cachedChannel{cache, agreements{channel}}, channel: channel, done: channel.Done()}
 	if err := b.addRegions(cfg, channel.MaxRead(), log); err != nil {
 		channel.Close()
 		return backend{}, err
