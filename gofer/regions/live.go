@@ -32,7 +32,7 @@ const (
 type LiveOptions struct {
 	// Dir is an empty directory of a tmpfs without noexec, for the process alone.
 	Dir string
-	// Budget bounds the bytes kept for files that no client holds.
+	// Budget bounds the bytes kept, see SetBudget.
 	Budget int64
 	// FillLimit is the size up to which any file is handed out, in bytes;
 	// ExecFillLimit the same for files that somebody may execute. Handing out a
@@ -71,6 +71,7 @@ type Live struct {
 	wg   sync.WaitGroup
 
 	mu       sync.Mutex
+	budget   int64 // guarded by mu, as all that follows
 	files    map[uint64]*copied
 	lru      *list.List // of *copied, most recently used first
 	resident int64
@@ -122,7 +123,7 @@ func NewLive(below fuse.RawFileSystem, o LiveOptions) *Live {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Live{
-		RawFileSystem: below, o: o, log: o.Log,
+		RawFileSystem: below, o: o, log: o.Log, budget: o.Budget,
 		stop: make(chan struct{}), wake: make(chan struct{}, 1),
 		files: make(map[uint64]*copied), lru: list.New(),
 	}
@@ -212,7 +213,7 @@ func (l *Live) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// What clients hold cannot be evicted: they must not hold more than there is.
-	if c.donated == 0 && l.donated+c.cost > l.o.Budget {
+	if c.donated == 0 && l.donated+c.cost > l.budget {
 		return -1, false
 	}
 	fd, err := unix.FcntlInt(uintptr(c.ro), unix.F_DUPFD_CLOEXEC, 0)
@@ -226,6 +227,16 @@ func (l *Live) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	c.donated++
 	l.stats.donations.Add(1)
 	return fd, true
+}
+
+// SetBudget changes how many bytes are kept and evicts what is too much. What
+// clients hold counts but stays: only they can give it up.
+func (l *Live) SetBudget(bytes int64) {
+	l.mu.Lock()
+	l.budget = bytes
+	gone := l.evictLocked()
+	l.mu.Unlock()
+	l.forget(gone)
 }
 
 // Return says that the client has closed a file it got a descriptor of.

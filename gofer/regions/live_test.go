@@ -280,7 +280,14 @@ func TestUnusedCopiesAreEvicted(t *testing.T) {
 		t.Errorf("got %+v", st)
 	}
 	want(t, keep, files[0])
+	l.SetBudget(0)
+	if st := l.Stats(); st.Files != 1 || st.Budget != 0 {
+		t.Errorf("without a budget: %+v, want only what the client holds", st)
+	}
 	l.Return(2)
+	if st := l.Stats(); st.Resident != 0 {
+		t.Errorf("%d bytes kept without a budget", st.Resident)
+	}
 }
 
 func TestLiveClientsHoldNoMoreThanTheBudget(t *testing.T) {

@@ -73,7 +73,7 @@ func (l *Live) dropLocked(c *copied) []forgotten {
 
 // evictLocked drops copies that no client holds until the budget holds.
 func (l *Live) evictLocked() (gone []forgotten) {
-	for el := l.lru.Back(); el != nil && (l.resident > l.o.Budget || l.lru.Len() > DefaultMaxFiles); {
+	for el := l.lru.Back(); el != nil && (l.resident > l.budget || l.lru.Len() > DefaultMaxFiles); {
 		c := el.Value.(*copied)
 		el = el.Prev()
 		if c.io == 0 && c.donated == 0 {
@@ -296,7 +296,7 @@ func (l *Live) check(nodeID uint64) {
 // Stats returns an account like FS.Stats.
 func (l *Live) Stats() Stats {
 	l.mu.Lock()
-	s := Stats{Budget: l.o.Budget, Resident: l.resident, Files: l.lru.Len()}
+	s := Stats{Budget: l.budget, Resident: l.resident, Files: l.lru.Len()}
 	for _, c := range l.files {
 		if c.donated > 0 {
 			s.DonatedFiles++
