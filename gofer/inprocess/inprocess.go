@@ -17,11 +17,10 @@ package inprocess
 import (
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"fsva/gofer/bytesize"
 	"fsva/gofer/inprocess/archive"
 	"fsva/gofer/inprocess/dirfs"
 )
@@ -85,22 +84,9 @@ func openArchive(source string, o Options) (fuse.RawFileSystem, error) {
 			continue
 		}
 		var err error
-		if *s.to, err = parseSize(text); err != nil {
+		if *s.to, err = bytesize.Parse(text); err != nil {
 			return nil, fmt.Errorf("option %s: %w", s.name, err)
 		}
 	}
 	return archive.Open(source, opts)
-}
-
-// parseSize reads a number of bytes, with K, M, G or T for a power of 1024.
-func parseSize(text string) (int64, error) {
-	digits, unit := text, int64(1)
-	if i := strings.IndexByte("KMGT", text[len(text)-1]&^0x20); i >= 0 {
-		digits, unit = text[:len(text)-1], 1<<(10*(i+1))
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n <= 0 || n > 1<<62/unit {
-		return 0, fmt.Errorf("%q is not a number of bytes such as 512M", text)
-	}
-	return n * unit, nil
 }

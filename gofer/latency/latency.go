@@ -1,0 +1,113 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package latency counts how long operations take, in histograms cheap enough to
+// be always on: an observation is three atomic operations or fewer, without a
+// lock and without an allocation, and takes a clock reading at either end.
+package latency
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// buckets is one for durations below 1 µs, one for each power of two from
+	// there to 2^24 µs (16.8 s), and one for what takes longer.
+	buckets = 26
+	last    = buckets - 1
+)
+
+// epoch makes Now read the monotonic clock only, which is cheaper than time.Now.
+var epoch = time.Now()
+
+// Now is the time since some moment of the process's start, for differences.
+func Now() time.Duration { return time.Since(epoch) }
+
+// Histogram counts durations. The zero value is empty and ready. It is safe for
+// concurrent use and must not be copied.
+type Histogram struct {
+	counts [buckets]atomic.Uint64
+	sum    atomic.Uint64 // nanoseconds
+	max    atomic.Uint64 // nanoseconds
+}
+
+// Observe counts one duration; a negative one counts as 0.
+func (h *Histogram) Observe(d time.Duration) {
+	ns := uint64(max(d, 0))
+	h.counts[bucketOf(ns)].Add(1)
+	h.sum.Add(ns)
+	for m := h.max.Load(); ns > m && !h.max.CompareAndSwap(m, ns); m = h.max.Load() {
+	}
+}
+
+// bucketOf returns the bucket of a duration: i holds [2^(i-1), 2^i) µs.
+func bucketOf(ns uint64) int { return min(bits.Len64(ns/1000), last) }
+
+// Summary is a histogram at one moment, as JSON shows it. Times are in
+// nanoseconds. Percentiles are estimates: exact to the bucket, interpolated
+// inside it.
+type Summary struct {
+	Count uint64 `json:"count"`
+	SumNs uint64 `json:"sumNs"`
+	P50Ns uint64 `json:"p50Ns"`
+	P90Ns uint64 `json:"p90Ns"`
+	P99Ns uint64 `json:"p99Ns"`
+	MaxNs uint64 `json:"maxNs"`
+	// Buckets are those that are not empty, in order: durations below so many
+	// microseconds (and not below half of that), and how many there were. The
+	// last one, for all above 2^24 µs, has the bound 0.
+	Buckets [][2]uint64 `json:"buckets,omitempty"`
+}
+
+// Summary returns what was counted so far. While durations are being counted its
+// parts need not add up, but Count is always the sum of Buckets.
+func (h *Histogram) Summary() Summary {
+	s := Summary{SumNs: h.sum.Load(), MaxNs: h.max.Load()}
+	var counts [buckets]uint64
+	for i := range counts {
+		n := h.counts[i].Load()
+		if counts[i] = n; n == 0 {
+			continue
+		}
+		s.Count += n
+		bound := uint64(0)
+		if i < last {
+			bound = 1 << i
+		}
+		s.Buckets = append(s.Buckets, [2]uint64{bound, n})
+	}
+	s.P50Ns = quantile(&counts, s.Count, s.MaxNs, 50)
+	s.P90Ns = quantile(&counts, s.Count, s.MaxNs, 90)
+	s.P99Ns = quantile(&counts, s.Count, s.MaxNs, 99)
+	return s
+}
+
+// quantile estimates the time within which percent of total durations ended; the
+// longest took longest ns.
+func quantile(counts *[buckets]uint64, total, longest uint64, percent int) uint64 {
+	if total == 0 {
+		return 0
+	}
+	rank := float64(total) * float64(percent) / 100
+	for i, n := range counts {
+		if n == 0 {
+			continue
+		}
+		if rank > float64(n) {
+			rank -= float64(n)
+			continue
+		}
+		low, high := uint64(0), longest
+		if i > 0 {
+			low = 1000 << (i - 1)
+		}
+		if i < last {
+			high = 1000 << i
+		}
+		high = max(low, min(high, longest))
+		return low + uint64(float64(high-low)*rank/float64(n))
+	}
+	return longest
+}
