@@ -61,6 +61,14 @@ type Summary struct {
 	Buckets [][2]uint64 `json:"buckets,omitempty"`
 }
 
+// Op is an account of one kind of operation.
+type Op struct {
+	Requests uint64 `json:"requests"`
+	Errors   uint64 `json:"errors,omitempty"` // requests that ended with one
+	// Latency is that of the requests that somebody waited for.
+	Latency Summary `json:"latency"`
+}
+
 // Summary returns what was counted so far. While durations are being counted its
 // parts need not add up, but Count is always the sum of Buckets.
 func (h *Histogram) Summary() Summary {

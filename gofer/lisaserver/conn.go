@@ -15,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/unet"
 
 	"fsva/gofer/errno"
+	"fsva/gofer/latency"
 )
 
 // conn is one lisafs connection. It implements lisafs.ConnectionImpl.
@@ -46,7 +47,7 @@ var supportedMessages = []lisafs.MID{
 	lisafs.FListXattr, lisafs.FRemoveXattr, lisafs.BindAt,
 }
 
-// rpcTable returns the handlers for supportedMessages, counted.
+// rpcTable returns the handlers for supportedMessages, counted and timed.
 func (s *Server) rpcTable() []lisafs.RPCHandler {
 	table := []lisafs.RPCHandler{
 		lisafs.Mount:        lisafs.MountHandler,
@@ -84,8 +85,10 @@ func (s *Server) rpcTable() []lisafs.RPCHandler {
 			continue
 		}
 		table[m] = func(c *lisafs.Connection, comm lisafs.Communicator, n uint32) (uint32, error) {
-			s.stats.rpcs.Add(1)
-			return handler(c, comm, n)
+			start := latency.Now()
+			out, err := handler(c, comm, n)
+			s.stats.rpcs[m].observe(latency.Now()-start, err)
+			return out, err
 		}
 	}
 	return table

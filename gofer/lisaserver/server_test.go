@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +42,33 @@ func TestCreateWriteReadBack(t *testing.T) {
 	}
 	open.Close(ctx, true)
 	if st := f.srv.Stats(); st.BytesRead != uint64(len(want)) || st.BytesWritten != uint64(len(want)) ||
-		st.Connections != 1 || st.OpenFDs != 0 || st.ControlFDs != 2 || st.RPCs == 0 {
+		st.Connections != 1 || st.OpenFDs != 0 || st.ControlFDs != 2 {
 		t.Errorf("stats: %+v", st)
+	}
+	rpcs := f.srv.Stats().RPCs
+	for _, name := range []string{"Mount", "OpenCreateAt", "PWrite", "FSync", "PRead"} {
+		if op := rpcs[name]; op.Requests == 0 || op.Errors != 0 || op.Latency.Count != op.Requests || op.Latency.MaxNs == 0 {
+			t.Errorf("%s: %+v", name, op)
+		}
+	}
+	if op, ok := rpcs["UnlinkAt"]; ok {
+		t.Errorf("counted without a request: %+v", op)
+	}
+	if err := c.root.UnlinkAt(ctx, "none", 0); err != unix.ENOENT {
+		t.Errorf("unlink: %v", err)
+	}
+	if op := f.srv.Stats().RPCs["UnlinkAt"]; op.Requests != 1 || op.Errors != 1 {
+		t.Errorf("failed request: %+v", op)
+	}
+}
+
+// Every message that is handled has a name to be counted under.
+func TestRPCNames(t *testing.T) {
+	srv := New(fuse.NewDefaultRawFileSystem(), Options{})
+	defer srv.Close()
+	for m, h := range srv.handlers {
+		if named := m < len(rpcNames) && rpcNames[m] != ""; named != (h != nil) {
+			t.Errorf("message %d: handled %v, named %v", m, h != nil, named)
+		}
 	}
 }
