@@ -5,6 +5,7 @@ package fusechannel
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -32,6 +33,8 @@ type call struct {
 	fixedN int // bytes of out that came
 	n      int // bytes of dst that came
 	status fuse.Status
+
+	began time.Duration // see counters.begin; owner only
 
 	// ready has a token when the owner has to look: the reply is there, the read role is handed over, or an INTERRUPT
 	// is to be repeated.

@@ -196,6 +196,12 @@ func TestLoopback(t *testing.T) {
 	if s.Malformed != 0 || s.Ops["GETATTR"] == 0 || s.BytesWritten < uint64(len(data)) || s.BytesRead < uint64(len(data)) {
 		t.Errorf("stats: %+v", s)
 	}
+	if l := s.Latency["GETATTR"]; l.Count != s.Ops["GETATTR"] || l.MaxNs == 0 {
+		t.Errorf("latency of %d GETATTRs: %+v", s.Ops["GETATTR"], l)
+	}
+	if l, ok := s.Latency["RELEASE"]; ok {
+		t.Errorf("nobody waits for RELEASE, but it took %+v", l)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := c.Destroy(ctx); err != nil {

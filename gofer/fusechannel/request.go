@@ -48,7 +48,7 @@ func (c *Channel) begin(cancel <-chan struct{}, opcode uint32, h *fuse.InHeader,
 	c.flying++
 	c.mu.Unlock()
 
-	c.stats.ops[opcode].Add(1)
+	c.stats.begin(opcode, ca)
 	ca.header(opcode, h)
 	return ca, fuse.OK
 }
@@ -138,9 +138,7 @@ func (c *Channel) finish(cancel <-chan struct{}, opcode uint32, ca *call) fuse.S
 	} else {
 		c.awaitOrInterrupt(cancel, ca)
 	}
-	if ca.status != fuse.OK {
-		c.stats.errs[opcode].Add(1)
-	}
+	c.stats.finish(opcode, ca)
 	return ca.status
 }
 

@@ -8,6 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"fsva/gofer/latency"
 )
 
 // Stats is a snapshot of a channel's counters. They are read one by one, so they need not add up.
@@ -15,6 +19,9 @@ type Stats struct {
 	// Ops and Errors count requests sent, and those that ended with an error, by operation name as in the kernel's
 	// header ("GETATTR"). Operations without requests are left out.
 	Ops, Errors map[string]uint64
+	// Latency is how long requests took, by name, from the time they could be sent to their reply. Those whose reply
+	// nobody waits for, such as RELEASE and FORGET, have none.
+	Latency map[string]latency.Summary
 	// BytesIn is what was received, BytesRead and BytesWritten the file data among it and sent.
 	BytesIn, BytesRead, BytesWritten uint64
 	// InFlight is the number of requests that wait for a reply now.
@@ -38,6 +45,22 @@ type counters struct {
 	bytesIn, bytesRead, bytesWritten atomic.Uint64
 	malformed, unknown, refused      atomic.Uint64
 	forgets, skipped                 atomic.Uint64
+	latency                          [opCount]latency.Histogram
+}
+
+// begin counts a request that is about to be sent. It and finish are on the path of each, so they take neither a lock
+// nor memory (BenchmarkObserve of package latency is most of their cost).
+func (s *counters) begin(opcode uint32, ca *call) {
+	s.ops[opcode].Add(1)
+	ca.began = latency.Now()
+}
+
+// finish counts the end of a request that somebody waited for.
+func (s *counters) finish(opcode uint32, ca *call) {
+	s.latency[opcode].Observe(latency.Now() - ca.began)
+	if ca.status != fuse.OK {
+		s.errs[opcode].Add(1)
+	}
 }
 
 // Stats returns the counters.
@@ -48,6 +71,7 @@ func (c *Channel) Stats() Stats {
 	s := Stats{
 		Ops:           make(map[string]uint64),
 		Errors:        make(map[string]uint64),
+		Latency:       make(map[string]latency.Summary),
 		Notifications: make(map[string]uint64),
 		BytesIn:       c.stats.bytesIn.Load(),
 		BytesRead:     c.stats.bytesRead.Load(),
@@ -65,6 +89,9 @@ func (c *Channel) Stats() Stats {
 		}
 		if n := c.stats.errs[op].Load(); n > 0 {
 			s.Errors[name] = n
+		}
+		if l := c.stats.latency[op].Summary(); l.Count > 0 {
+			s.Latency[name] = l
 		}
 	}
 	for code, name := range noteNames {
