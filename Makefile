@@ -86,8 +86,13 @@ fuzz: ## every fuzz target for FUZZTIME (30s)
 	@scripts/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: build ## benchmarks with their baselines; BENCH=regexp COUNT=n
-	@scripts/bench '$(BENCH)' '$(COUNT)'
+bench: build ## the benchmark matrix: tables and a plot in bench-results/ (root); QUICK=1, ARGS='--rows=… --columns=…'
+	@scripts/setup bench
+	@scripts/bench $(if $(QUICK),--quick) $(ARGS)
+
+.PHONY: microbench
+microbench: build ## Go benchmarks with their baselines; BENCH=regexp COUNT=n
+	@scripts/microbench '$(BENCH)' '$(COUNT)'
 
 .PHONY: lint
 lint: ## gofmt and go vet, end-to-end tests included

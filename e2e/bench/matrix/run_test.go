@@ -1,0 +1,187 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build bench
+
+package matrix
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fsva/e2e/harness"
+)
+
+var (
+	quickFlag   = flag.Bool("quick", false, "fewer rounds and rows, less than 5 minutes")
+	rowsFlag    = flag.String("rows", "", "comma-separated `names` of rows or workloads (default all)")
+	columnsFlag = flag.String("columns", "", "comma-separated `names` of columns (default all)")
+	roundsFlag  = flag.Int("rounds", 0, "how often every column runs every row (default 5, with -quick 3)")
+	outFlag     = flag.String("out", "bench-results", "`directory` for matrix.md, .json and .svg; relative to the repository")
+)
+
+// env is what the run shares; nil without root. Set before it starts.
+var env *harness.Env
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(harness.Main(m.Run, func(e *harness.Env) { env = e }))
+}
+
+// TestMatrix runs the matrix and writes the report. It fails if something cannot be measured; it judges no time.
+func TestMatrix(t *testing.T) {
+	harness.NeedRoot(t)
+	harness.NeedKernelFUSE(t)
+	columns, err := SelectColumns(*columnsFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	workloads, err := SelectWorkloads(*rowsFlag, *quickFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Report{Quick: *quickFlag, Rounds: 5, Columns: columns}
+	if r.Quick {
+		r.Rounds = 3
+	}
+	if *roundsFlag > 0 {
+		r.Rounds = *roundsFlag
+	}
+	for _, w := range workloads {
+		r.Rows = append(r.Rows, w.Rows()...)
+	}
+	out := *outFlag
+	if !filepath.IsAbs(out) {
+		out = filepath.Join(env.Root, out)
+	}
+	r.Machine = machine(t)
+
+	s := newSite(t, columns)
+	for _, w := range workloads {
+		s.prepare(t, &w)
+		for round := range r.Rounds {
+			for i := range columns {
+				// Not always the same column first, nor after the same one.
+				col := columns[(i+round)%len(columns)]
+				progress("%s: round %d of %d, %s", w.Name, round+1, r.Rounds, col.Name)
+				measure(t, s, r, &w, col, round)
+			}
+		}
+		// After each workload: a run that is interrupted leaves what it has.
+		if err := r.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range w.Rows() {
+			progress("%s", r.summary(row))
+		}
+	}
+	for _, f := range r.Failures() {
+		t.Error(f)
+	}
+	progress("wrote %s/matrix.{md,json,svg}", out)
+}
+
+// measure takes one sample of every row of the workload in one column. What fails is recorded, and does not end the run.
+func measure(t *testing.T, s *site, r *Report, w *Workload, col Column, round int) {
+	done := map[string]bool{}
+	failed := errors.New("no session: see the log")
+	t.Run(fmt.Sprintf("%s/%d/%s", w.Name, round+1, col.Name), func(t *testing.T) {
+		session := s.start(t, w, col)
+		failed = session.prepare(w)
+		for _, step := range w.Steps {
+			if failed != nil {
+				return
+			}
+			var samples []float64
+			for range max(step.Times, 1) {
+				var sample float64
+				if sample, failed = session.step(w, step); failed != nil {
+					break
+				}
+				samples = append(samples, sample)
+			}
+			if failed == nil && step.Row != nil {
+				r.Add(step.Row.Name, col.Name, Median(samples))
+				done[step.Row.Name] = true
+			}
+		}
+	})
+	for _, row := range w.Rows() {
+		if !done[row.Name] {
+			r.Fail(row.Name, col.Name, failed)
+		}
+	}
+}
+
+// summary is one line about a row that was measured.
+func (r *Report) summary(row *Row) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:", row.Title)
+	for _, c := range r.Columns {
+		fmt.Fprintf(&b, " | %s %s", c.Name, r.cellMarkdown(row, c.Name))
+	}
+	pick, limit := r.Verdicts(row)
+	fmt.Fprintf(&b, " || × pick %.2f %s, × limit %.2f %s", pick.Ratio, pick.Result, limit.Ratio, limit.Result)
+	return b.String()
+}
+
+// progress tells whoever watches where the run is.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+// machine describes the machine.
+func machine(t *testing.T) []string {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(env.Dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	local := fmt.Sprintf("type %#x", fs.Type)
+	switch fs.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		local = "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		local = "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		local = "btrfs"
+	case unix.TMPFS_MAGIC:
+		local = "tmpfs: nothing is ever cold there, so set TMPDIR to a directory on a disk"
+	}
+	cpu := "unknown processor"
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(info)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			cpu = strings.TrimSpace(v)
+			break
+		}
+	}
+	facts := []string{
+		time.Now().UTC().Format("2006-01-02 15:04") + " UTC",
+		strconv.Itoa(runtime.NumCPU()) + " cores, " + cpu,
+		"Linux " + unix.ByteSliceToString(name.Release[:]) + ", " + runtime.Version(),
+		"local files on " + local,
+	}
+	// A tree without git is described by what else is known.
+	if rev := harness.Run(t, time.Minute, nil, "git", "-C", env.Root, "describe", "--always", "--dirty"); rev.Code == 0 {
+		facts = append(facts, "revision "+strings.TrimSpace(rev.Stdout))
+	}
+	return facts
+}
