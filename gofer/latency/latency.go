@@ -13,10 +13,12 @@ import (
 )
 
 const (
-	// buckets is one for durations below 1 µs, one for each power of two from
-	// there to 2^24 µs (16.8 s), and one for what takes longer.
-	buckets = 26
-	last    = buckets - 1
+	// MaxBuckets is the number of buckets: one for durations below 1 µs, one for
+	// each power of two from there to 2^24 µs (16.8 s), and one for what takes
+	// longer.
+	MaxBuckets = 26
+
+	last = MaxBuckets - 1
 )
 
 // epoch makes Now read the monotonic clock only, which is cheaper than time.Now.
@@ -28,7 +30,7 @@ func Now() time.Duration { return time.Since(epoch) }
 // Histogram counts durations. The zero value is empty and ready. It is safe for
 // concurrent use and must not be copied.
 type Histogram struct {
-	counts [buckets]atomic.Uint64
+	counts [MaxBuckets]atomic.Uint64
 	sum    atomic.Uint64 // nanoseconds
 	max    atomic.Uint64 // nanoseconds
 }
@@ -73,7 +75,7 @@ type Op struct {
 // parts need not add up, but Count is always the sum of Buckets.
 func (h *Histogram) Summary() Summary {
 	s := Summary{SumNs: h.sum.Load(), MaxNs: h.max.Load()}
-	var counts [buckets]uint64
+	var counts [MaxBuckets]uint64
 	for i := range counts {
 		n := h.counts[i].Load()
 		if counts[i] = n; n == 0 {
@@ -94,7 +96,7 @@ func (h *Histogram) Summary() Summary {
 
 // quantile estimates the time within which percent of total durations ended; the
 // longest took longest ns.
-func quantile(counts *[buckets]uint64, total, longest uint64, percent int) uint64 {
+func quantile(counts *[MaxBuckets]uint64, total, longest uint64, percent int) uint64 {
 	if total == 0 {
 		return 0
 	}

@@ -22,6 +22,7 @@ import (
 	"unicode/utf8"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/latency"
 )
 
 // File descriptors of a gofer child.
@@ -44,6 +45,8 @@ const (
 	maxText    = 1024 // bytes in a one-line text
 	maxName    = 256  // bytes in a container's name or a destination's path
 	maxClients = 64   // clients listed in a Stat
+	maxOps     = 48   // kinds of requests in a Reply
+	maxOpName  = 32   // bytes in the name of one
 )
 
 // Config tells a gofer what to serve. It is the first message on FDControl.
@@ -64,6 +67,8 @@ type Config struct {
 	Binds []Bind `json:"binds,omitempty"`
 	// Options are the appliance's options for an in-process file system.
 	Options map[string]string `json:"options,omitempty"`
+	// CacheLimit is what the buffer cache may take to begin with, in bytes.
+	CacheLimit int64 `json:"cacheLimit"`
 	// InitTimeoutMs is the deadline for FUSE INIT.
 	InitTimeoutMs int64 `json:"initTimeoutMs"`
 	// LogLevel is a slog level: "DEBUG", "INFO", "WARN" or "ERROR".
@@ -83,6 +88,13 @@ type Op string
 const (
 	// OpStat asks for a Stat.
 	OpStat Op = "stat"
+	// OpRPCs and OpFUSE ask for Reply.Ops: the requests of clients by lisafs'
+	// names, and those to the FS server by FUSE's. Both at once would not fit.
+	OpRPCs Op = "rpcs"
+	OpFUSE Op = "fuse"
+	// OpCacheLimit sets the limit of the buffer cache to Request.Bytes and asks
+	// for Reply.Cache, as it is then.
+	OpCacheLimit Op = "cache-limit"
 	// OpStop ends the service: the gofer stops accepting, closes what clients
 	// have open so that it is flushed, sends DESTROY, replies and exits.
 	OpStop Op = "stop"
@@ -90,17 +102,21 @@ const (
 
 // Request is a message from the supervisor.
 type Request struct {
-	ID uint64 `json:"id"` // never 0
-	Op Op     `json:"op"`
+	ID    uint64 `json:"id"` // never 0
+	Op    Op     `json:"op"`
+	Bytes int64  `json:"bytes,omitempty"` // of OpCacheLimit
 }
 
-// Reply is a message from the gofer. At most one of the pointers and texts is
-// set; a Reply to OpStop has only its ID, or an Error when not everything could
-// be flushed.
+// Reply is a message from the gofer. At most one of the pointers, the map and the
+// texts is set; a Reply to OpStop has only its ID, or an Error when not everything
+// could be flushed.
 type Reply struct {
 	ID    uint64 `json:"id,omitempty"`
 	Ready *Ready `json:"ready,omitempty"`
 	Stat  *Stat  `json:"stat,omitempty"`
+	Cache *Cache `json:"cache,omitempty"`
+	// Ops is absent when there were no requests.
+	Ops map[string]latency.Op `json:"ops,omitempty"`
 	// Error is why the service could not start (ID 0, before Ready) or why a
 	// request failed. One line.
 	Error string `json:"error,omitempty"`
@@ -114,6 +130,7 @@ type Ready struct {
 	FuseMinor uint32 `json:"fuseMinor,omitempty"` // negotiated; 0 in process
 	MaxWrite  uint32 `json:"maxWrite,omitempty"`
 	MaxRead   uint32 `json:"maxRead,omitempty"`
+	Cache     bool   `json:"cache,omitempty"` // the volume has a buffer cache
 }
 
 // Stat is a gofer's account of itself.
@@ -144,15 +161,18 @@ type Stat struct {
 
 // Cache is an account of the buffer cache. Sizes are in bytes.
 type Cache struct {
-	Limit        int64  `json:"limit"`
+	Limit        int64  `json:"limit"` // in force now
 	Resident     int64  `json:"resident"`
 	Donated      int64  `json:"donated"` // of Resident, in clients' hands
+	Dirty        int64  `json:"dirty"`   // of Resident, not yet at the FS server
 	Files        int    `json:"files"`
 	DonatedFiles int    `json:"donatedFiles"`
 	Hits         uint64 `json:"hits"`   // reads answered without a request
 	Misses       uint64 `json:"misses"` // and with one
 	Fills        uint64 `json:"fills"`  // requests for data
+	BytesFilled  uint64 `json:"bytesFilled"`
 	Evictions    uint64 `json:"evictions"`
+	Donations    uint64 `json:"donations"` // descriptors handed to clients
 }
 
 // Client is one attached sandbox.
@@ -180,7 +200,7 @@ func (c *Config) check() error {
 // printable line each and bounded. It reports what cannot be repaired.
 func (r *Reply) sanitize() error {
 	set := 0
-	for _, is := range []bool{r.Ready != nil, r.Stat != nil, r.Error != "", r.Failed != ""} {
+	for _, is := range []bool{r.Ready != nil, r.Stat != nil, r.Cache != nil, r.Ops != nil, r.Error != "", r.Failed != ""} {
 		if is {
 			set++
 		}
@@ -190,6 +210,12 @@ func (r *Reply) sanitize() error {
 	}
 	r.Error = Line(r.Error, maxText)
 	r.Failed = Line(r.Failed, maxText)
+	if err := checkOps(r.Ops); err != nil {
+		return fmt.Errorf("reply %d: %w", r.ID, err)
+	}
+	if !r.Cache.ok() || r.Stat != nil && !r.Stat.Cache.ok() {
+		return fmt.Errorf("reply %d has a cache of a negative size", r.ID)
+	}
 	if s := r.Stat; s != nil {
 		if s.Clients < 0 || s.OpenFDs < 0 || s.Goroutines < 0 {
 			return fmt.Errorf("reply %d has a negative count", r.ID)
@@ -200,6 +226,27 @@ func (r *Reply) sanitize() error {
 		for i := range s.Attached {
 			s.Attached[i].Container = Line(s.Attached[i].Container, maxName)
 			s.Attached[i].Destination = Line(s.Attached[i].Destination, maxName)
+		}
+	}
+	return nil
+}
+
+// ok reports whether a cache, if there is one, can be as it says.
+func (c *Cache) ok() bool {
+	return c == nil || min(c.Limit, c.Resident, c.Donated, c.Dirty, int64(c.Files), int64(c.DonatedFiles)) >= 0
+}
+
+// checkOps refuses what is not an account of requests.
+func checkOps(ops map[string]latency.Op) error {
+	if len(ops) > maxOps {
+		return fmt.Errorf("%d kinds of requests", len(ops))
+	}
+	for name, op := range ops {
+		if name == "" || name != Line(name, maxOpName) {
+			return fmt.Errorf("a kind of request is called %.64q", name)
+		}
+		if len(op.Latency.Buckets) > latency.MaxBuckets {
+			return fmt.Errorf("the histogram of %s has %d buckets", name, len(op.Latency.Buckets))
 		}
 	}
 	return nil

@@ -5,7 +5,9 @@ package goferproto
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/latency"
 )
 
 func pair(t *testing.T) (sup, gofer *Conn) {
@@ -121,14 +124,20 @@ func TestReadDeadline(t *testing.T) {
 
 func TestMalformedReplies(t *testing.T) {
 	for name, msg := range map[string]string{
-		"not json":      "hello",
-		"array":         "[]",
-		"null":          "null",
-		"two objects":   `{"id":1}{"id":2}`,
-		"unknown field": `{"id":1,"x":1}`,
-		"two things":    `{"error":"a","failed":"b"}`,
-		"negative":      `{"id":1,"stat":{"clients":-1,"attaches":0,"refused":0}}`,
-		"too long":      `{"error":"` + strings.Repeat("x", MaxMessage) + `"}`,
+		"not json":         "hello",
+		"array":            "[]",
+		"null":             "null",
+		"two objects":      `{"id":1}{"id":2}`,
+		"unknown field":    `{"id":1,"x":1}`,
+		"two things":       `{"error":"a","failed":"b"}`,
+		"negative":         `{"id":1,"stat":{"clients":-1,"attaches":0,"refused":0}}`,
+		"negative cache":   `{"id":1,"cache":{"limit":1,"resident":-1}}`,
+		"negative limit":   `{"id":1,"stat":{"cache":{"limit":-1}}}`,
+		"nameless request": `{"id":1,"ops":{"":{}}}`,
+		"odd request":      `{"id":1,"ops":{"READ\n":{}}}`,
+		"many requests":    `{"id":1,"ops":{` + manyOps(maxOps+1) + `}}`,
+		"long histogram":   `{"id":1,"ops":{"READ":{"latency":{"buckets":[[1,1]` + strings.Repeat(",[1,1]", 26) + `]}}}}`,
+		"too long":         `{"error":"` + strings.Repeat("x", MaxMessage) + `"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sup, gofer := pair(t)
@@ -157,11 +166,45 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func manyOps(n int) string {
+	var ops []string
+	for i := range n {
+		ops = append(ops, fmt.Sprintf(`"R%d":{}`, i))
+	}
+	return strings.Join(ops, ",")
+}
+
+// The largest account of requests there can be fits into a message.
+func TestLargestOps(t *testing.T) {
+	full := latency.Summary{Count: math.MaxUint64, SumNs: math.MaxUint64, P50Ns: math.MaxUint64, P90Ns: math.MaxUint64, P99Ns: math.MaxUint64, MaxNs: math.MaxUint64}
+	for range latency.MaxBuckets {
+		full.Buckets = append(full.Buckets, [2]uint64{1 << 24, math.MaxUint64})
+	}
+	r := Reply{ID: math.MaxUint64, Ops: map[string]latency.Op{}}
+	for i := range maxOps {
+		name := fmt.Sprint(i)
+		r.Ops[strings.Repeat("x", maxOpName-len("...")-len(name))+name] = latency.Op{Requests: math.MaxUint64, Errors: math.MaxUint64, Latency: full}
+	}
+	sup, gofer := pair(t)
+	if err := gofer.SendReply(r); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sup.RecvReply()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(r, got); d != "" {
+		t.Errorf("changed on the way (-sent +got):\n%s", d)
+	}
+}
+
 // FuzzReply checks that whatever a gofer sends is refused or made harmless.
 func FuzzReply(f *testing.F) {
 	f.Add([]byte(`{"ready":{"fuseMinor":31}}`))
 	f.Add([]byte(`{"id":3,"stat":{"clients":1,"attached":[{"container":"c","destination":"/d","since":1}]}}`))
 	f.Add([]byte(`{"failed":"\u001b[2J"}`))
+	f.Add([]byte(`{"id":4,"cache":{"limit":5,"resident":4,"donated":3}}`))
+	f.Add([]byte(`{"id":5,"ops":{"READ":{"requests":2,"latency":{"count":1,"maxNs":3,"buckets":[[1,1]]}}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r Reply
 		if decode(b, &r) != nil || r.sanitize() != nil {
@@ -174,6 +217,11 @@ func FuzzReply(f *testing.F) {
 		}
 		if r.Stat != nil && len(r.Stat.Attached) > maxClients {
 			t.Errorf("%d clients listed", len(r.Stat.Attached))
+		}
+		for name := range r.Ops {
+			if len(name) > maxOpName || strings.ContainsAny(name, "\n\r\x00\x1b") {
+				t.Errorf("unsafe name %q", name)
+			}
 		}
 	})
 }
