@@ -47,10 +47,7 @@ func needsCopies(cfg goferproto.Config) bool {
 
 // addRegions puts the buffer cache, or copies of files, in front of fs.
 func (b *backend) addRegions(cfg goferproto.Config, maxRead int, log *slog.Logger) error {
-	budget, err := regions.DefaultBudget()
-	if err != nil {
-		return err
-	}
+	budget := cfg.CacheLimit
 	switch {
 	case unchanging(cfg):
 	case needsCopies(cfg):
@@ -169,41 +166,12 @@ func (b *backend) err() error {
 
 // ready describes the backend to the supervisor.
 func (b *backend) ready() *goferproto.Ready {
-	r := &goferproto.Ready{}
+	r := &goferproto.Ready{Cache: b.cache() != nil}
 	if b.channel != nil {
 		r.FuseMinor = b.channel.InitOut().Minor
 		r.MaxRead, r.MaxWrite = uint32(b.channel.MaxRead()), uint32(b.channel.MaxWrite())
 	}
 	return r
-}
-
-// stat adds the channel's counts.
-func (b *backend) stat(s *goferproto.Stat) {
-	if b.regions != nil || b.live != nil {
-		var r regions.Stats
-		if b.regions != nil {
-			r = b.regions.Stats()
-		} else {
-			r = b.live.Stats()
-		}
-		s.Cache = &goferproto.Cache{
-			Limit: r.Budget, Resident: r.Resident, Donated: r.Donated, Files: r.Files, DonatedFiles: r.DonatedFiles,
-			Hits: r.Hits, Misses: r.Misses, Fills: r.Fills, Evictions: r.Evictions,
-		}
-	}
-	if b.channel == nil {
-		return
-	}
-	c := b.channel.Stats()
-	for _, n := range c.Ops {
-		s.Requests += n
-	}
-	for _, n := range c.Notifications {
-		s.Notifies += n
-	}
-	s.BadReplies, s.InFlight = c.Malformed, uint64(c.InFlight)
-	s.Replies = s.Requests - min(s.Requests, s.InFlight)
-	s.BytesRead, s.BytesWrite = c.BytesRead, c.BytesWritten
 }
 
 // close ends the file system in order: DESTROY lets the server write back what

@@ -21,14 +21,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/bytesize"
 	"fsva/gofer/clients"
 	"fsva/gofer/confine"
 	"fsva/gofer/lisaserver"
@@ -93,13 +92,16 @@ func newLogger(level string) *slog.Logger {
 	}))
 }
 
-// process is one gofer. Its fields are immutable after start, but for sendMu.
+// process is one gofer. Its fields are immutable after start, but for the locks.
 type process struct {
 	cfg     goferproto.Config
 	control *goferproto.Conn
 	log     *slog.Logger
 
 	sendMu sync.Mutex // serialises sends on control
+
+	limiting   sync.Mutex     // held while the cache's limit is changed
+	background sync.WaitGroup // such changes
 
 	backend backend
 	lisa    *lisaserver.Server
@@ -172,6 +174,7 @@ func (p *process) shutDown() error {
 	err = errors.Join(err, p.backend.close())
 	p.lisa.Close()
 	p.clients.Wait()
+	p.background.Wait()
 	return err
 }
 
@@ -201,9 +204,12 @@ func (p *process) confine() error {
 	switch p.cfg.InProcess {
 	case "":
 	case "mem":
-		size, err := parseSize(p.cfg.Options["size"])
-		if err != nil {
-			return err
+		var size int64 // 0 is tmpfs's own default
+		if text := p.cfg.Options["size"]; text != "" {
+			var err error
+			if size, err = bytesize.Parse(text); err != nil {
+				return fmt.Errorf("option size: %w", err)
+			}
 		}
 		root.Tmpfs = append(root.Tmpfs, confine.Tmpfs{Path: memRoot, Size: size})
 		fallthrough
@@ -250,29 +256,6 @@ func raiseFileLimit(log *slog.Logger) {
 	}
 }
 
-// parseSize reads a number of bytes with an optional K, M, G or T.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	digits, unit := s, int64(1)
-	switch s[len(s)-1] {
-	case 'k', 'K':
-		digits, unit = s[:len(s)-1], 1<<10
-	case 'm', 'M':
-		digits, unit = s[:len(s)-1], 1<<20
-	case 'g', 'G':
-		digits, unit = s[:len(s)-1], 1<<30
-	case 't', 'T':
-		digits, unit = s[:len(s)-1], 1<<40
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n <= 0 || n > (1<<62)/unit {
-		return 0, fmt.Errorf("option size: %q is not a number of bytes such as 512M", s)
-	}
-	return n * unit, nil
-}
-
 // watch tells the supervisor when the file system is lost.
 func (p *process) watch(ctx context.Context) {
 	select {
@@ -282,6 +265,29 @@ func (p *process) watch(ctx context.Context) {
 		}
 	case <-ctx.Done():
 	}
+}
+
+// serve carries out a request other than to stop. An error means that the
+// supervisor is gone.
+func (p *process) serve(r goferproto.Request) error {
+	reply := goferproto.Reply{ID: r.ID}
+	switch r.Op {
+	case goferproto.OpStat:
+		reply.Stat = p.stat()
+	case goferproto.OpRPCs:
+		reply.Ops = p.lisa.Stats().RPCs
+	case goferproto.OpFUSE:
+		reply.Ops = p.backend.requests()
+	case goferproto.OpCacheLimit:
+		err := p.setCacheLimit(r)
+		if err == nil {
+			return nil // it replies when it is done
+		}
+		reply.Error = err.Error()
+	default:
+		reply.Error = fmt.Sprintf("unknown request %q", r.Op)
+	}
+	return p.send(reply)
 }
 
 // answer handles requests until one says stop, which it returns, or until the
@@ -295,31 +301,11 @@ func (p *process) answer() (goferproto.Request, string) {
 		if err != nil {
 			return goferproto.Request{}, err.Error()
 		}
-		switch r.Op {
-		case goferproto.OpStop:
+		if r.Op == goferproto.OpStop {
 			return r, "asked to"
-		case goferproto.OpStat:
-			err = p.send(goferproto.Reply{ID: r.ID, Stat: p.stat()})
-		default:
-			err = p.send(goferproto.Reply{ID: r.ID, Error: fmt.Sprintf("unknown request %q", r.Op)})
 		}
-		if err != nil {
+		if err := p.serve(r); err != nil {
 			return goferproto.Request{}, err.Error()
 		}
 	}
-}
-
-func (p *process) stat() *goferproto.Stat {
-	c := p.clients.Stats()
-	s := &goferproto.Stat{
-		Clients: len(c.Clients), Attaches: c.Attaches, Refused: c.Refused,
-		Goroutines: runtime.NumGoroutine(),
-	}
-	for _, cl := range c.Clients {
-		s.Attached = append(s.Attached, goferproto.Client{
-			Container: cl.Container, Destination: cl.Destination, ReadOnly: cl.ReadOnly, Since: cl.Since.Unix(),
-		})
-	}
-	p.backend.stat(s)
-	return s
 }

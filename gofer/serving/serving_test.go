@@ -252,19 +252,6 @@ func TestEndsWithItsSupervisor(t *testing.T) {
 	}
 }
 
-func TestParseSize(t *testing.T) {
-	for in, want := range map[string]int64{"": 0, "1": 1, "4k": 4096, "2M": 2 << 20, "3G": 3 << 30, "1T": 1 << 40} {
-		if got, err := parseSize(in); got != want || err != nil {
-			t.Errorf("%q: got %d, %v, want %d", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"0", "-1", "M", "1X", "9999999T", "1.5G", " 1"} {
-		if got, err := parseSize(in); err == nil {
-			t.Errorf("%q: got %d, want an error", in, got)
-		}
-	}
-}
-
 // Only what nobody changes may be kept and handed out.
 func TestUnchanging(t *testing.T) {
 	for _, tc := range []struct {

@@ -12,14 +12,18 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/supervisor/goferproto"
 )
 
 const (
 	controlTimeout = 10 * time.Second
 	maxStatus      = 1 << 20
+	maxReason      = 1 << 10
 )
 
 // List describes all volumes that are being served, by name, and removes what
@@ -80,6 +84,22 @@ func Stop(ctx context.Context, d Dirs, name string, hard bool) error {
 	}
 }
 
+// SetCacheLimit changes how much a volume's cache may hold, to so many bytes or,
+// with 0, to the default. What clients hold beyond that stays until they give it
+// up.
+func SetCacheLimit(ctx context.Context, d Dirs, name string, bytes int64) (CacheLimitReply, error) {
+	if err := CheckName(name); err != nil {
+		return CacheLimitReply{}, err
+	}
+	path := "/v1/cache-limit"
+	if bytes != 0 {
+		path += "?bytes=" + strconv.FormatInt(bytes, 10)
+	}
+	var r CacheLimitReply
+	err := call(ctx, d, name, http.MethodPost, path, &r)
+	return r, err
+}
+
 func query(ctx context.Context, d Dirs, name string) (Status, error) {
 	var s Status
 	err := call(ctx, d, name, http.MethodGet, "/v1/stat", &s)
@@ -112,6 +132,13 @@ func call(ctx context.Context, d Dirs, name, method, path string, out any) error
 		return fmt.Errorf("volume %q: ask its supervisor: %w", name, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusConflict {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxReason))
+		if err != nil {
+			return fmt.Errorf("volume %q: read its supervisor's answer: %w", name, err)
+		}
+		return fmt.Errorf("volume %q: %s", name, goferproto.Line(string(text), maxReason))
+	}
 	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("volume %q: its supervisor answers %s", name, resp.Status)
 	}

@@ -98,6 +98,26 @@ func (v *volume) serveControl(ctx context.Context, l net.Listener) {
 			v.log.Debug("control: reply not delivered", "err", err)
 		}
 	})
+	mux.HandleFunc("POST /v1/cache-limit", func(w http.ResponseWriter, r *http.Request) {
+		// Without bytes, the default.
+		text, bytes := r.URL.Query().Get("bytes"), int64(0)
+		if text != "" {
+			var err error
+			if bytes, err = strconv.ParseInt(text, 10, 64); err != nil || bytes <= 0 {
+				http.Error(w, fmt.Sprintf("%q is not a number of bytes", text), http.StatusBadRequest)
+				return
+			}
+		}
+		reply, err := v.setCacheLimit(r.Context(), bytes)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(reply); err != nil {
+			v.log.Debug("control: reply not delivered", "err", err)
+		}
+	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
 		v.requestStop(r.URL.Query().Get("hard") == "true")
 		w.WriteHeader(http.StatusAccepted)

@@ -18,6 +18,7 @@ import (
 
 	"fsva/gofer/attach"
 	"fsva/gofer/fsserver"
+	"fsva/gofer/latency"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -56,6 +57,7 @@ func fakeGofer() int {
 	}
 	how := cfg.Options["gofer"]
 	ready := goferproto.Ready{}
+	cache := goferproto.Cache{Limit: cfg.CacheLimit, Resident: 100 << 20, Donated: 64 << 20}
 	switch how {
 	case "die":
 		fmt.Fprintln(os.Stderr, "gofer: something is wrong")
@@ -78,6 +80,7 @@ func fakeGofer() int {
 			}
 		}()
 	}
+	ready.Cache = how == "cache"
 	conn.SendReply(goferproto.Reply{Ready: &ready})
 	if how == "fail twice" {
 		conn.SendReply(goferproto.Reply{Failed: "once"})
@@ -98,7 +101,16 @@ func fakeGofer() int {
 			}
 			conn.SendReply(goferproto.Reply{ID: r.ID, Stat: &goferproto.Stat{
 				Clients: 1, Attached: []goferproto.Client{{Container: "c1", Destination: "/data", Since: 1}}, Requests: 17,
+				Cache: &cache,
 			}})
+		case goferproto.OpRPCs:
+			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"PRead": {Requests: 5}}})
+		case goferproto.OpFUSE:
+			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"READ": {Requests: 3, Errors: 1}}})
+		case goferproto.OpCacheLimit:
+			cache.Limit = r.Bytes
+			cache.Resident = max(cache.Donated, min(cache.Resident, r.Bytes))
+			conn.SendReply(goferproto.Reply{ID: r.ID, Cache: &cache})
 		case goferproto.OpStop:
 			switch how {
 			case "hang on stop":

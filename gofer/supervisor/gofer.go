@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fsva/gofer/latency"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -141,8 +142,8 @@ func (g *gofer) dispatch(r goferproto.Reply, said *announced) error {
 	return fmt.Errorf("%w: unexpected reply", goferproto.ErrMalformed)
 }
 
-// ask sends a request and waits for its reply.
-func (g *gofer) ask(ctx context.Context, op goferproto.Op) (goferproto.Reply, error) {
+// ask sends a request, to which it gives an ID, and waits for the reply.
+func (g *gofer) ask(ctx context.Context, r goferproto.Request) (goferproto.Reply, error) {
 	c := make(chan goferproto.Reply, 1)
 	g.mu.Lock()
 	if g.ended {
@@ -150,16 +151,16 @@ func (g *gofer) ask(ctx context.Context, op goferproto.Op) (goferproto.Reply, er
 		return goferproto.Reply{}, errGoferGone
 	}
 	g.lastID++
-	id := g.lastID
-	g.pending[id] = c
+	r.ID = g.lastID
+	g.pending[r.ID] = c
 	g.mu.Unlock()
 	defer func() {
 		g.mu.Lock()
-		delete(g.pending, id)
+		delete(g.pending, r.ID)
 		g.mu.Unlock()
 	}()
 
-	if err := g.send(ctx, goferproto.Request{ID: id, Op: op}); err != nil {
+	if err := g.send(ctx, r); err != nil {
 		return goferproto.Reply{}, err
 	}
 	select {
@@ -188,7 +189,7 @@ func (g *gofer) send(ctx context.Context, r goferproto.Request) error {
 
 // stat asks the gofer for its account.
 func (g *gofer) stat(ctx context.Context) (*goferproto.Stat, error) {
-	r, err := g.ask(ctx, goferproto.OpStat)
+	r, err := g.ask(ctx, goferproto.Request{Op: goferproto.OpStat})
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +197,12 @@ func (g *gofer) stat(ctx context.Context) (*goferproto.Stat, error) {
 		return nil, fmt.Errorf("%w: no stat in the reply", goferproto.ErrMalformed)
 	}
 	return r.Stat, nil
+}
+
+// ops asks the gofer for its account of one side's requests.
+func (g *gofer) ops(ctx context.Context, op goferproto.Op) (map[string]latency.Op, error) {
+	r, err := g.ask(ctx, goferproto.Request{Op: op})
+	return r.Ops, err
 }
 
 // close ends the conversation and waits for the end of receive.

@@ -55,6 +55,7 @@ type volume struct {
 	spawner *spawner
 	server  *server // nil when in process
 	gofer   *gofer
+	cache   *cacheLimit // of no use unless hasCache
 
 	stop     chan struct{} // closed when asked to stop
 	stopOnce sync.Once
@@ -121,6 +122,9 @@ func (v *volume) serve(ctx context.Context) (err error) {
 	defer cancel()
 	background.Go(func() { v.watchSignals(ctx) })
 
+	if err := v.newCacheLimit(); err != nil {
+		return err
+	}
 	name, d := v.cfg.Info.Name, v.cfg.Dirs
 	if v.cfg.Isolation == IsolationGVisor {
 		if v.runsc = v.cfg.Runsc; v.runsc == "" {
@@ -158,6 +162,11 @@ func (v *volume) serve(ctx context.Context) (err error) {
 	started := v.start(ctx, listener)
 	listener.Close()
 	if started == nil {
+		if v.hasCache() {
+			background.Go(func() { v.cache.watch(ctx, v.residentBytes) })
+		} else if v.cfg.CacheLimit != 0 {
+			v.log.Warn("a limit was given for the cache, but the volume has none", "volume", name)
+		}
 		v.watch()
 	}
 	return join(started, v.shutDown(started == nil))
@@ -215,6 +224,7 @@ func (v *volume) startProcesses(listener *os.File) error {
 	cfg := v.cfg.Gofer
 	cfg.Version = goferproto.Version
 	cfg.Volume = v.cfg.Info
+	cfg.CacheLimit = v.cache.get().Effective
 	cfg.InitTimeoutMs = v.cfg.StartTimeout.Milliseconds()
 	var ours, theirs *os.File
 	if v.cfg.Server != nil {
@@ -433,7 +443,7 @@ func (v *volume) shutDown(wasReady bool) error {
 		if wasReady && !v.gofer.exited() && v.hard.Err() == nil {
 			ctx, cancel := context.WithTimeout(v.hard, flushTimeout)
 			// After a failure the gofer cannot flush, which everybody knows.
-			if _, err := v.gofer.ask(ctx, goferproto.OpStop); err != nil && !failed {
+			if _, err := v.gofer.ask(ctx, goferproto.Request{Op: goferproto.OpStop}); err != nil && !failed {
 				errs = append(errs, fmt.Errorf("stop: %w", err))
 			}
 			cancel()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"fsva/gofer/latency"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -37,6 +38,12 @@ type Status struct {
 	// GoferError then says why.
 	Gofer      *goferproto.Stat `json:"gofer,omitempty"`
 	GoferError string           `json:"goferError,omitempty"`
+	// CacheLimit is absent when the volume has no cache.
+	CacheLimit *CacheLimit `json:"cacheLimit,omitempty"`
+	// RPCs are the requests of clients, by lisafs' names, FUSE those to the FS
+	// server, by FUSE's.
+	RPCs map[string]latency.Op `json:"rpcs,omitempty"`
+	FUSE map[string]latency.Op `json:"fuse,omitempty"`
 }
 
 // StateText is State with its reason, one line.
@@ -64,6 +71,10 @@ func (v *volume) status(ctx context.Context) Status {
 	s.State, s.Reason, s.Ready = v.state, v.reason, v.ready
 	g, srv := v.gofer, v.server
 	v.mu.Unlock()
+	if s.Ready != nil && s.Ready.Cache {
+		l := v.cache.get()
+		s.CacheLimit = &l
+	}
 	if srv != nil && !srv.exited() {
 		s.ServerPID = srv.pid()
 	}
@@ -74,11 +85,16 @@ func (v *volume) status(ctx context.Context) Status {
 	if s.State == Serving || s.State == Failed {
 		ctx, cancel := context.WithTimeout(ctx, goferStatTimeout)
 		defer cancel()
-		stat, err := g.stat(ctx)
+		var err error
+		if s.Gofer, err = g.stat(ctx); err == nil {
+			s.RPCs, err = g.ops(ctx, goferproto.OpRPCs)
+		}
+		if err == nil {
+			s.FUSE, err = g.ops(ctx, goferproto.OpFUSE)
+		}
 		if err != nil {
 			s.GoferError = err.Error()
 		}
-		s.Gofer = stat
 	}
 	return s
 }

@@ -23,7 +23,7 @@
 // killed leaves only files. Whoever takes the lock next, Serve or List, removes
 // them.
 //
-// Lock order: none; volume.mu is held for field access only.
+// Lock order: cacheLimit.order, then any other; those are leaves.
 package supervisor
 
 import (
@@ -51,9 +51,11 @@ type Config struct {
 	Source    string
 	// Server is the FS server, or nil when the gofer serves in process.
 	Server *fsserver.Spec
-	// Gofer is what the gofer is told. Serve fills in Version, Volume and
-	// InitTimeoutMs.
+	// Gofer is what the gofer is told. Serve fills in Version, Volume,
+	// CacheLimit and InitTimeoutMs.
 	Gofer goferproto.Config
+	// CacheLimit bounds the buffer cache, in bytes; 0 is DefaultCacheLimit.
+	CacheLimit int64
 	// StartTimeout bounds the time to readiness.
 	StartTimeout time.Duration
 	// Runsc is the runsc for isolation gvisor; when empty it is looked for (see
