@@ -107,6 +107,8 @@ type Manifest struct {
 	SourceSuffixes []string `toml:"source-suffixes"`
 	// Network says that the server cannot work without the network; a volume must then ask for it.
 	Network bool `toml:"network"`
+	// CacheLimit is what the volume's cache may take, as ParseCacheLimit reads it; empty is the default.
+	CacheLimit string `toml:"cache-limit"`
 	// State says that the server keeps something between runs, in ${state}, such as files not uploaded yet.
 	State bool `toml:"state"`
 	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.

@@ -127,6 +127,11 @@ func (m *Manifest) check() (key []any, reason string) {
 			}
 		}
 	}
+	if m.CacheLimit != "" {
+		if _, err := ParseCacheLimit(m.CacheLimit); err != nil {
+			return at("cache-limit"), err.Error()
+		}
+	}
 	if m.InProcess != "" {
 		switch {
 		case m.Isolation != IsolationNone:

@@ -50,6 +50,8 @@ type Plan struct {
 	Source string
 	// Settings has the value of each option that has one, by name. For a path type it is the host path.
 	Settings map[string]string
+	// CacheLimit is what the volume's cache may take, in bytes; 0 is the default.
+	CacheLimit int64
 
 	// Argv is the command; Argv[0] is looked up in PATH of Env, inside the root.
 	Argv []string
@@ -90,6 +92,12 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		Root:         m.Root,
 		ReadOnly:     m.ReadOnly || v.ReadOnly,
 		StableIno:    m.StableIno,
+	}
+	if m.CacheLimit != "" {
+		var err error
+		if p.CacheLimit, err = ParseCacheLimit(m.CacheLimit); err != nil {
+			return Plan{}, err
+		}
 	}
 	if err := m.modes(v, &p); err != nil {
 		return Plan{}, err

@@ -69,7 +69,7 @@ where its files are.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		newServeCommand(), newLsCommand(), newStatCommand(), newStopCommand(), newDemoCommand(),
+		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(), newDemoCommand(),
 		newFSServerCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})

@@ -12,6 +12,7 @@ import (
 
 	"fsva/gofer/appliance"
 	"fsva/gofer/fsserver"
+	"fsva/gofer/latency"
 	"fsva/gofer/supervisor"
 	"fsva/gofer/supervisor/goferproto"
 )
@@ -49,6 +50,15 @@ func TestExitStatus(t *testing.T) {
 		{"stat nonesuch", 1, `volume "nonesuch": no such volume`},
 		{"stop nonesuch", 1, `volume "nonesuch": no such volume`},
 		{"stop ../x", 1, "volume name"},
+		{"serve v --appliance mem --cache-limit much", 2, `--cache-limit: "much" is not a number of bytes such as 512M, or default`},
+		{"serve v --appliance mem --cache-limit 100K", 2, "100K is less than the smallest, 1M"},
+		{"ctl v cache-limit", 2, "accepts 3 arg"},
+		{"ctl v size 1M", 2, `"size" is not a setting`},
+		{"ctl v cache-limit 0", 2, `"0" is not a number of bytes`},
+		{"ctl v cache-limit 12GB", 2, `"12GB" is not a number of bytes`},
+		{"ctl v cache-limit 4K", 2, "less than the smallest"},
+		{"ctl nonesuch cache-limit 1M", 1, `volume "nonesuch": no such volume`},
+		{"ctl ../x cache-limit default", 1, "volume name"},
 	} {
 		root := newRootCommand()
 		var stdout, stderr bytes.Buffer
@@ -75,6 +85,7 @@ func TestVolumeConfigOfServer(t *testing.T) {
 		Name: "v", Appliance: "ntfs", Source: "/srv/n.img",
 		Argv: []string{"ntfs-3g", "/source/n.img", "/volume"}, Env: []string{"A=b"},
 		Binds:        []appliance.Bind{{Host: "/srv/n.img", Path: "/source/n.img"}},
+		CacheLimit:   5 << 20,
 		Capabilities: []string{"CHOWN"}, Network: true, Mount: appliance.MountSyscall, Root: appliance.RootHost,
 		Isolation: appliance.IsolationProcess, Coherence: appliance.CoherenceShared, ReadOnly: true, StableIno: true,
 	}, 1<<20)
@@ -89,7 +100,7 @@ func TestVolumeConfigOfServer(t *testing.T) {
 	if d := cmp.Diff(goferproto.Config{StableIno: true}, c.Gofer); d != "" {
 		t.Errorf("gofer (-want +got):\n%s", d)
 	}
-	if c.Isolation != supervisor.IsolationProcess || c.Source != "/srv/n.img" || !c.Info.ReadOnly || c.Info.Coherence != "shared" {
+	if c.Isolation != supervisor.IsolationProcess || c.Source != "/srv/n.img" || c.CacheLimit != 5<<20 || !c.Info.ReadOnly || c.Info.Coherence != "shared" {
 		t.Errorf("got %+v", c)
 	}
 	if err := c.Info.Check(); err != nil {
@@ -132,6 +143,60 @@ func TestDentryCache(t *testing.T) {
 	} {
 		if got := dentryCache(appliance.Plan{Isolation: tc.isolation, Coherence: tc.coherence}, tc.files); got != tc.want {
 			t.Errorf("%+v: got %d", tc, got)
+		}
+	}
+}
+
+func TestCacheLimitText(t *testing.T) {
+	for want, r := range map[string]supervisor.CacheLimitReply{
+		"cache limit 512 MiB\n": {Limit: supervisor.CacheLimit{Configured: 512 << 20, Effective: 512 << 20}},
+		"cache limit 2 GiB, 96 MiB for now, because memory is short\n": {
+			Limit: supervisor.CacheLimit{Configured: 2 << 30, Effective: 96 << 20}, Cache: goferproto.Cache{Resident: 96 << 20, Donated: 96 << 20},
+		},
+		"cache limit 1 MiB; clients hold 700 MiB, which nobody can take from them: the rest follows when they give up files\n": {
+			Limit: supervisor.CacheLimit{Configured: 1 << 20, Effective: 1 << 20}, Cache: goferproto.Cache{Resident: 701 << 20, Donated: 700 << 20},
+		},
+	} {
+		var b strings.Builder
+		if err := writeCacheLimit(&b, r); err != nil || b.String() != want {
+			t.Errorf("got %q, %v, want %q", b.String(), err, want)
+		}
+	}
+}
+
+func TestStatOfCacheAndRequests(t *testing.T) {
+	var b strings.Builder
+	err := writeStatus(&b, supervisor.Status{
+		Name: "v", CacheLimit: &supervisor.CacheLimit{Configured: 64 << 20, Effective: 48 << 20, Reductions: 3, Watching: "/proc/pressure/memory"},
+		Gofer: &goferproto.Stat{Cache: &goferproto.Cache{
+			Limit: 48 << 20, Resident: 40 << 20, Donated: 1 << 20, Dirty: 4096, Files: 9, DonatedFiles: 2,
+			Hits: 3, Misses: 1, Fills: 5, BytesFilled: 41 << 20, Evictions: 6, Donations: 7,
+		}},
+		RPCs: map[string]latency.Op{
+			"PRead":    {Requests: 2, Errors: 1, Latency: latency.Summary{Count: 2, P50Ns: 950, P90Ns: 12_345, P99Ns: 1_234_567, MaxNs: 2_345_678_901}},
+			"WalkStat": {Requests: 10},
+		},
+		FUSE: map[string]latency.Op{"RELEASE": {Requests: 4}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"cache:            40 MiB in 9 files, 1 MiB of it in clients' hands (2 files), 4 KiB dirty\n",
+		"cache use:        3 hits, 1 misses (75.0% hits), 5 fills of 41 MiB, 6 evictions, 7 donations\n",
+		"cache limit:      64 MiB, 48 MiB for now, because memory is short\n",
+		"memory pressure:  watching /proc/pressure/memory, limit reduced 3 times\n",
+		`
+RPCs of clients  COUNT  ERRORS  P50    P90      P99     MAX
+  WalkStat       10     0       -      -        -       -
+  PRead          2      1       950ns  12.35µs  1.23ms  2.35s
+
+FUSE requests by operation  COUNT  ERRORS  P50  P90  P99  MAX
+  RELEASE                   4      0       -    -    -    -
+`,
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
 		}
 	}
 }

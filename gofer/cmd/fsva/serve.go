@@ -26,6 +26,7 @@ type serveFlags struct {
 	appliance    string
 	root         string
 	strictFsync  bool
+	cacheLimit   string
 	startTimeout time.Duration
 	logLevel     string
 	volume       appliance.VolumeSpec
@@ -61,6 +62,7 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 	fl.StringVar(&f.volume.Network, "network", "", "none or host: the file system server's network (default none)")
 	fl.BoolVar(&f.volume.ReadOnly, "readonly", false, "refuse all changes")
 	fl.BoolVar(&f.strictFsync, "strict-fsync", false, "report fsync errors truthfully on an exclusive volume, at the price of speed")
+	fl.StringVar(&f.cacheLimit, "cache-limit", "", "`bytes` of file data that the volume's cache keeps, such as 512M (default: the appliance's, or a quarter of the memory)")
 	fl.StringVar(&f.root, "root", "", "`directory` to use as the appliance's root file system")
 	fl.DurationVar(&f.startTimeout, "start-timeout", supervisor.DefaultStartTimeout, "how long the file system may take to start")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -77,6 +79,13 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	}
 	if f.startTimeout <= 0 {
 		return usageError{fmt.Errorf("--start-timeout %v is not a time to wait", f.startTimeout)}
+	}
+	var cacheLimit int64
+	if f.cacheLimit != "" {
+		var err error
+		if cacheLimit, err = appliance.ParseCacheLimit(f.cacheLimit); err != nil {
+			return usageError{fmt.Errorf("--%w", err)}
+		}
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(strings.ToUpper(f.logLevel))); err != nil {
@@ -99,6 +108,9 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	plan, err := manifest.Resolve(f.volume)
 	if err != nil {
 		return err
+	}
+	if f.cacheLimit != "" {
+		plan.CacheLimit = cacheLimit
 	}
 	if plan.StateDir != "" {
 		if err := os.MkdirAll(plan.StateDir, 0o700); err != nil {

@@ -4,14 +4,20 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"fsva/gofer/bytesize"
+	"fsva/gofer/latency"
 	"fsva/gofer/supervisor"
 	"fsva/gofer/supervisor/goferproto"
 )
@@ -72,13 +78,22 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 	if s.GoferError != "" {
 		row("gofer", "%s", s.GoferError)
 	}
+	if l := s.CacheLimit; l != nil {
+		row("cache limit", "%s", limitText(*l))
+		if l.Watching != "" {
+			row("memory pressure", "watching %s, limit reduced %d times", l.Watching, l.Reductions)
+		} else {
+			row("memory pressure", "not watched: %s", orDash(l.WatchError))
+		}
+	}
 	if g := s.Gofer; g != nil {
 		row("FUSE requests", "%d, %d in flight, %d notifications, %d bad replies", g.Requests, g.InFlight, g.Notifies, g.BadReplies)
 		row("FUSE data", "%d bytes read, %d bytes written", g.BytesRead, g.BytesWrite)
 		if c := g.Cache; c != nil {
-			row("cache", "%d of %d MiB in %d files, %d MiB of it in clients' hands (%d files)",
-				c.Resident>>20, c.Limit>>20, c.Files, c.Donated>>20, c.DonatedFiles)
-			row("cache use", "%d hits, %d misses, %d fills, %d evictions", c.Hits, c.Misses, c.Fills, c.Evictions)
+			row("cache", "%s in %d files, %s of it in clients' hands (%d files), %s dirty",
+				bytesize.Format(c.Resident), c.Files, bytesize.Format(c.Donated), c.DonatedFiles, bytesize.Format(c.Dirty))
+			row("cache use", "%d hits, %d misses (%s hits), %d fills of %s, %d evictions, %d donations", c.Hits, c.Misses,
+				percent(c.Hits, c.Hits+c.Misses), c.Fills, bytesize.Format(int64(min(c.BytesFilled, math.MaxInt64))), c.Evictions, c.Donations)
 		}
 		row("clients", "%d, %d attached since the start, %d refused", g.Clients, g.Attaches, g.Refused)
 		for _, c := range g.Attached {
@@ -89,7 +104,56 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 			row("client", "%s at %s, %s, since %s", c.Container, c.Destination, access, time.Unix(c.Since, 0).Format(time.RFC3339))
 		}
 	}
+	writeOps(t, "RPCs of clients", s.RPCs)
+	writeOps(t, "FUSE requests by operation", s.FUSE)
 	return t.Flush()
+}
+
+// writeOps writes a table of requests, the most frequent kind first. Times are
+// those of the requests that somebody waited for.
+func writeOps(t *tabwriter.Writer, title string, ops map[string]latency.Op) {
+	if len(ops) == 0 {
+		return
+	}
+	names := slices.SortedFunc(maps.Keys(ops), func(a, b string) int {
+		return cmp.Or(cmp.Compare(ops[b].Requests, ops[a].Requests), cmp.Compare(a, b))
+	})
+	// Its columns are its own: an empty line ends those before.
+	fmt.Fprintf(t, "\n%s\tCOUNT\tERRORS\tP50\tP90\tP99\tMAX\n", title)
+	for _, name := range names {
+		op := ops[name]
+		l := op.Latency
+		fmt.Fprintf(t, "  %s\t%d\t%d", name, op.Requests, op.Errors)
+		for _, ns := range []uint64{l.P50Ns, l.P90Ns, l.P99Ns, l.MaxNs} {
+			if l.Count == 0 {
+				fmt.Fprint(t, "\t-")
+				continue
+			}
+			fmt.Fprintf(t, "\t%s", shortDuration(ns))
+		}
+		fmt.Fprintln(t)
+	}
+}
+
+// shortDuration writes nanoseconds with about three digits.
+func shortDuration(ns uint64) string {
+	d := time.Duration(min(ns, math.MaxInt64))
+	for _, unit := range []time.Duration{time.Second, time.Millisecond, time.Microsecond} {
+		if d >= 100*unit {
+			return d.Round(unit).String()
+		}
+		if d >= unit {
+			return d.Round(unit / 100).String()
+		}
+	}
+	return d.String()
+}
+
+func percent(part, whole uint64) string {
+	if whole == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f%%", 100*float64(part)/float64(whole))
 }
 
 func pidOrDash(pid int) string {

@@ -42,9 +42,10 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 			Version: attach.Version, Name: p.Name, Appliance: p.Appliance, Coherence: p.Coherence, ReadOnly: p.ReadOnly,
 			DentryCache: dentryCache(p, files),
 		},
-		Isolation: p.Isolation,
-		Source:    p.Source,
-		Gofer:     goferproto.Config{StableIno: p.StableIno, InProcess: p.InProcess},
+		Isolation:  p.Isolation,
+		Source:     p.Source,
+		CacheLimit: p.CacheLimit,
+		Gofer:      goferproto.Config{StableIno: p.StableIno, InProcess: p.InProcess},
 	}
 	if p.InProcess != "" {
 		c.Gofer.Options = p.Settings
