@@ -450,3 +450,25 @@ func BenchmarkLookupHit(b *testing.B) {
 		f.Lookup(nil, root(), "a", &out)
 	}
 }
+
+func TestChildIsAGuess(t *testing.T) {
+	s := newServer()
+	f := New(s, Options{})
+	id := s.add("name", syscall.S_IFREG)
+	if _, ok := f.Child(1, "name"); ok {
+		t.Error("a name that was never looked up has a node")
+	}
+	var out fuse.EntryOut
+	if st := f.Lookup(nil, &fuse.InHeader{NodeId: 1}, "name", &out); !st.Ok() {
+		t.Fatal(st)
+	}
+	lookups := s.calls["lookup"]
+	if got, ok := f.Child(1, "name"); got != id || !ok || s.calls["lookup"] != lookups {
+		t.Errorf("got node %d, %v, with %d requests", got, ok, s.calls["lookup"]-lookups)
+	}
+	for _, dir := range []uint64{1, 99} {
+		if _, ok := f.Child(dir, "other"); ok {
+			t.Error("a name that does not exist has a node")
+		}
+	}
+}

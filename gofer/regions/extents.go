@@ -63,6 +63,34 @@ func (s extents) missing(e extent) extents {
 	return out
 }
 
+// remove takes the bytes of e out of the set.
+func (s *extents) remove(e extent) {
+	if e.empty() {
+		return
+	}
+	i := s.search(e.start + 1)
+	j := i
+	var rest extents
+	for ; j < len(*s) && (*s)[j].start < e.end; j++ {
+		if left := (extent{(*s)[j].start, e.start}); !left.empty() {
+			rest = append(rest, left)
+		}
+		if right := (extent{e.end, (*s)[j].end}); !right.empty() {
+			rest = append(rest, right)
+		}
+	}
+	*s = slices.Replace(*s, i, j, rest...)
+}
+
+// within returns the parts of e that are in the set, in order.
+func (s extents) within(e extent) extents {
+	var out extents
+	for i := s.search(e.start + 1); i < len(s) && s[i].start < e.end; i++ {
+		out = append(out, extent{max(s[i].start, e.start), min(s[i].end, e.end)})
+	}
+	return out
+}
+
 // bytes returns the size of the set.
 func (s extents) bytes() (n int64) {
 	for _, e := range s {

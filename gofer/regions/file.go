@@ -36,6 +36,9 @@ type fill struct {
 	extent
 	done   chan struct{}
 	status fuse.Status
+	// spoiled says that what it brings may be old already. Only a Writable's are;
+	// guarded by its mu.
+	spoiled bool
 }
 
 // handle is an open file as the caller knows it.

@@ -104,6 +104,7 @@ type counters struct {
 // budget, which is a little more than the files' sizes.
 type Stats struct {
 	Budget, Resident, Donated int64
+	Dirty                     int64 // bytes that are still to be written back; part of Resident
 	Files, DonatedFiles       int
 	Hits, Misses              uint64 // reads answered without, or with, a request
 	Fills, BytesFilled        uint64 // requests to the file system below
