@@ -35,7 +35,7 @@ func (b *backend) cache() cache {
 func account(c cache) *goferproto.Cache {
 	s := c.Stats()
 	return &goferproto.Cache{
-		Limit: s.Budget, Resident: s.Resident, Donated: s.Donated, Files: s.Files, DonatedFiles: s.DonatedFiles,
+		Limit: s.Budget, Resident: s.Resident, Donated: s.Donated, Dirty: s.Dirty, Files: s.Files, DonatedFiles: s.DonatedFiles,
 		Hits: s.Hits, Misses: s.Misses, Fills: s.Fills, BytesFilled: s.BytesFilled,
 		Evictions: s.Evictions, Donations: s.Donations,
 	}
