@@ -36,13 +36,6 @@ var sharedLimits = map[string]string{
 	"mmap/shared-write": "ENODEV",
 }
 
-// namesAreNodes is the limit of libfuse's high-level interface below a sandbox: two names of a file are two nodes, of
-// which one stops working when its name goes, so they are not taken for one file.
-var namesAreNodes = map[string]string{
-	"posix/Link":      "each name of a file has an inode number of its own",
-	"link/hard-count": "the link count seen through the other name is not updated",
-}
-
 // openDir is a limit of libfuse's high-level interface under a kernel: it finds files by path.
 var openDir = map[string]string{"posix/RenameOpenDir": "the kernel asks for the replaced directory by path; the sentry remembers it"}
 
@@ -63,7 +56,6 @@ var limits = map[string]limit{
 			"attr/xattr":       "fuse2fs ignores XATTR_CREATE and XATTR_REPLACE",
 			"posix/XAttrLarge": "ext4 has one block for extended attributes",
 		}),
-		sandbox: namesAreNodes,
 		native: merged(openDir, map[string]string{
 			"attr/times-nanoseconds": "fuse2fs keeps seconds; an exclusive sandbox has what it set",
 			"limit/long-names":       "fuse2fs answers another errno to 256 bytes; the gofer answers itself",
@@ -71,13 +63,13 @@ var limits = map[string]limit{
 	},
 	"bindfs": {
 		both: merged(noRenameFlags, map[string]string{
-			"link/hard-count":  "bindfs lets the kernel cache the link count",
 			"posix/Fallocate":  "bindfs has no fallocate",
 			"posix/XAttrLarge": "the machine's own file system has no room for it",
 		}),
-		sandbox: map[string]string{"posix/Link": namesAreNodes["posix/Link"]},
-		native:  openDir,
-		either:  map[string]string{"posix/OpenSymlinkRace": "a symbolic link that is replaced while it is read"},
+		native: merged(openDir, map[string]string{
+			"link/hard-count": "the kernel caches the link count of each name; the gofer knows that they are one file",
+		}),
+		either: map[string]string{"posix/OpenSymlinkRace": "a symbolic link that is replaced while it is read"},
 	},
 	"gocryptfs": {
 		both: map[string]string{"posix/XAttrLarge": "the machine's own file system has no room for it"},
@@ -88,9 +80,8 @@ var limits = map[string]limit{
 		native: openDir,
 	},
 	"ntfs": {
-		both:    merged(noRenameFlags, map[string]string{"posix/Fallocate": "ntfs-3g has no fallocate"}),
-		sandbox: namesAreNodes,
-		native:  openDir,
+		both:   merged(noRenameFlags, map[string]string{"posix/Fallocate": "ntfs-3g has no fallocate"}),
+		native: openDir,
 	},
 	"sshfs": {
 		both: merged(noRenameFlags, map[string]string{

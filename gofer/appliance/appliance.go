@@ -101,6 +101,9 @@ type Manifest struct {
 	// equal numbers are hard links. Servers on libfuse's path-based interface have a node for each name, which goes with
 	// that name: for them it is false even when their numbers are good.
 	StableIno bool `toml:"stable-ino"`
+	// NodePerName says that the server is on libfuse's path-based interface and reports the link counts and inode numbers
+	// of its files, so that the names of a file can be brought together (package hardlinks).
+	NodePerName bool `toml:"node-per-name"`
 
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.

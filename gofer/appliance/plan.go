@@ -78,6 +78,8 @@ type Plan struct {
 	Coherence string
 	ReadOnly  bool
 	StableIno bool
+	// NodePerName: see Manifest.
+	NodePerName bool
 }
 
 // Resolve checks a volume against its appliance and expands both. Errors are one line and say what to change.
@@ -92,6 +94,7 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		Root:         m.Root,
 		ReadOnly:     m.ReadOnly || v.ReadOnly,
 		StableIno:    m.StableIno,
+		NodePerName:  m.NodePerName,
 	}
 	if m.CacheLimit != "" {
 		var err error

@@ -157,6 +157,15 @@ func (c *Channel) Release(_ <-chan struct{}, input *fuse.ReleaseIn) {
 	c.release(opRelease, input)
 }
 
+// ReleaseAndWait is Release for callers who go on when the server has closed the file. They hold a lookup of the node
+// until then.
+func (c *Channel) ReleaseAndWait(input *fuse.ReleaseIn) {
+	if c.missing(opOpen) {
+		return
+	}
+	c.plain(nil, opRelease, &input.InHeader, bytesOf(input), 24)
+}
+
 // release sends RELEASE or RELEASEDIR. It has no result that anybody could use, so nobody waits for it, as in Linux.
 func (c *Channel) release(opcode uint32, input *fuse.ReleaseIn) {
 	ca, st := c.begin(nil, opcode, &input.InHeader, shape{})

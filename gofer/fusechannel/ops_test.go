@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -137,5 +138,20 @@ func TestShortAndSplit(t *testing.T) {
 	n, st := c.Writev(nil, &fuse.WriteIn{InHeader: *node(2)}, data)
 	if int(n) != 2*chunk+1000 || st != fuse.OK {
 		t.Errorf("writev: %d, %v", n, st)
+	}
+}
+
+// TestReleaseAndWait: it returns after the server has answered, not before.
+func TestReleaseAndWait(t *testing.T) {
+	var answered atomic.Bool
+	c := serveWith(t, func(s *script, r request) {
+		if r.opcode == opRelease {
+			answered.Store(true)
+			s.ok(r)
+		}
+	})
+	c.ReleaseAndWait(&fuse.ReleaseIn{InHeader: *node(2), Fh: 9})
+	if !answered.Load() {
+		t.Error("the server has not seen it yet")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"fsva/gofer/attach"
 	"fsva/gofer/entrycache"
 	"fsva/gofer/fusechannel"
+	"fsva/gofer/hardlinks"
 	"fsva/gofer/inprocess"
 	"fsva/gofer/regions"
 	"fsva/gofer/supervisor/goferproto"
@@ -112,7 +113,13 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 	if err != nil {
 		return backend{}, err
 	}
-	cache := entrycache.New(channel, entrycache.Options{
+	var below fuse.RawFileSystem = channel
+	shown := func(nodeID uint64) uint64 { return nodeID }
+	if cfg.NodePerName {
+		links := hardlinks.New(channel)
+		below, shown = links, links.Shown
+	}
+	cache := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 	})
@@ -127,7 +134,7 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 	if b.live != nil {
 		b.fs = liveChannel{b.live, agreements{channel}}
 	}
-	channel.SetNotifier(notifier{cache, b.regions, b.live})
+	channel.SetNotifier(notifier{cache, b.regions, b.live, shown})
 	return b, nil
 }
 
@@ -136,9 +143,15 @@ type notifier struct {
 	*entrycache.FS
 	regions *regions.FS
 	live    *regions.Live
+	shown   func(nodeID uint64) uint64 // the ID by which the caches know a node
+}
+
+func (n notifier) Delete(parent, child uint64, name string) {
+	n.FS.Delete(parent, n.shown(child), name)
 }
 
 func (n notifier) InvalInode(nodeID uint64, off, length int64) {
+	nodeID = n.shown(nodeID)
 	n.FS.InvalInode(nodeID, off, length)
 	if off < 0 { // it speaks of attributes only
 		return

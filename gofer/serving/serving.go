@@ -11,7 +11,10 @@
 //
 // Wiring, from back to front:
 //
-//	fusechannel or inprocess → entrycache → lisaserver ← clients ← attach
+//	fusechannel → hardlinks → entrycache → regions → lisaserver ← clients ← attach
+//	inprocess ─────────────────────────────┘
+//
+// where hardlinks, entrycache and regions are there for the volumes that need them.
 package serving
 
 import (

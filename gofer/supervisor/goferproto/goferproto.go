@@ -56,6 +56,8 @@ type Config struct {
 	Volume attach.Info `json:"volume"`
 	// StableIno is set when the FS server's inode numbers identify files.
 	StableIno bool `json:"stableIno,omitempty"`
+	// NodePerName is set when the FS server has a node for each name of a file.
+	NodePerName bool `json:"nodePerName,omitempty"`
 	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
 	// and empty when an FS server is at the other end of FDChannel.
 	InProcess string `json:"inProcess,omitempty"`
