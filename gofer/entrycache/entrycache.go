@@ -43,6 +43,10 @@ type Options struct {
 	ReadOnly bool
 	// CacheSymlinks says that the server agreed to FUSE_CACHE_SYMLINKS.
 	CacheSymlinks bool
+	// ListsXattrs says that LISTXATTR names every extended attribute that
+	// GETXATTR finds, and that attributes change through this FS only. The names
+	// of a file are then kept: one LISTXATTR answers for all that it does not have.
+	ListsXattrs bool
 }
 
 // Stats counts what the cache did. All values only grow, but for the last two.

@@ -28,6 +28,7 @@ type node struct {
 	attr        fuse.Attr
 	attrExpires time.Time // zero: attr is not valid
 	target      []byte    // of a symbolic link; nil: not known
+	xattrs      *[]string // names of the extended attributes; nil: not known
 
 	children map[string]*list.Element // of *entry, by name
 }
@@ -140,6 +141,7 @@ func (t *table) evict(limit int) (n uint64) {
 func (n *node) invalidate() {
 	n.attrExpires = time.Time{}
 	n.target = nil
+	n.xattrs = nil
 }
 
 // begin notes that an operation which may change the nodes starts. nil nodes
