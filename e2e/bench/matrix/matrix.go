@@ -29,6 +29,8 @@ type Column struct {
 	Flags []string
 	// MountOptions are options of the data's mount in that sandbox.
 	MountOptions []string
+	// Slow reports whether --quick leaves it out.
+	Slow bool
 }
 
 // Via says what serves the data.
@@ -58,9 +60,10 @@ func Columns() []Column {
 	return []Column{
 		{Name: "native", Title: "kernel FUSE, no sandbox"},
 		{Name: ColumnPick, Title: "kernel FUSE + stock runsc (directfs)", Sandbox: true},
-		{Name: "kernel-gofer", Title: "kernel FUSE + stock runsc --directfs=false", Sandbox: true, Flags: []string{"--directfs=false"}},
+		{Name: "kernel-gofer", Title: "kernel FUSE + stock runsc --directfs=false", Sandbox: true, Flags: []string{"--directfs=false"},
+			Slow: true},
 		{Name: ColumnSubject, Title: "FSVA, isolation gvisor", Via: ViaFSVA, Isolation: "gvisor", Sandbox: true},
-		{Name: "fsva-process", Title: "FSVA, isolation process", Via: ViaFSVA, Isolation: "process", Sandbox: true},
+		{Name: "fsva-process", Title: "FSVA, isolation process", Via: ViaFSVA, Isolation: "process", Sandbox: true, Slow: true},
 		{Name: "limit-gofer", Title: "limit: stock runsc exclusive --directfs=false, local files", Via: ViaLocal, Sandbox: true,
 			Flags: []string{"--directfs=false", "--file-access-mounts=exclusive"}, MountOptions: dcache},
 		{Name: "limit-directfs", Title: "limit: stock runsc exclusive (directfs), local files", Via: ViaLocal, Sandbox: true,
@@ -88,13 +91,22 @@ const (
 	Bindfs   Server = "bindfs"   // bindfs on a directory; read-write
 )
 
+// Data is what a read-write volume holds at first.
+type Data int
+
+const (
+	DataNone Data = iota
+	DataGit       // "tree": a git repository with the source of Go's commands; its files are shared by all sessions
+	DataGo        // "module": a Go module, and "cache": a build cache that has what it imports
+)
+
 // Workload is what one container runs, from its start to its end. Its rows share that container, so that the warm
 // ones come after the cold one.
 type Workload struct {
 	Name   string
 	Server Server
-	// Data names what a read-write volume holds at first: a directory that the run prepares; "" means nothing.
-	Data string
+	// Data is what a read-write volume holds at first.
+	Data Data
 	// Tools are commands that make the workload's programs resident, and touch no data.
 	Tools [][]string
 	// Steps run in order.
@@ -104,7 +116,7 @@ type Workload struct {
 }
 
 // Step is a command, run in the volume's top directory. "{bench}" in its arguments stands for the directory of the
-// benchmark's own files, "{seconds}" for how long a time-based command shall run.
+// benchmark's own files, "{data}" for that top directory, "{seconds}" for how long a time-based command shall run.
 type Step struct {
 	Args []string
 	// Row is what it measures; nil means that it only prepares.
@@ -128,11 +140,12 @@ func (w *Workload) Rows() []*Row {
 	return rows
 }
 
-// SelectColumns returns the columns that a comma-separated list names, in the table's order; all for "".
-func SelectColumns(list string) ([]Column, error) {
+// SelectColumns returns the columns that a comma-separated list names, in the table's order. For "" it returns all, or,
+// with quick, those that are not slow.
+func SelectColumns(list string, quick bool) ([]Column, error) {
 	all := Columns()
 	if list == "" {
-		return all, nil
+		return slices.DeleteFunc(all, func(c Column) bool { return quick && c.Slow }), nil
 	}
 	wanted := strings.Split(list, ",")
 	selected := slices.DeleteFunc(slices.Clone(all), func(c Column) bool { return !slices.Contains(wanted, c.Name) })

@@ -82,13 +82,25 @@ func TestSelectWorkloads(t *testing.T) {
 }
 
 func TestSelectColumns(t *testing.T) {
-	got, err := SelectColumns("fsva,native")
+	got, err := SelectColumns("fsva,native", true)
 	if err != nil || len(got) != 2 || got[0].Name != "native" || got[1].Name != "fsva" {
 		t.Errorf("got %+v, %v; want native and fsva", got, err)
 	}
 	for _, bad := range []string{"nothing", "fsva,fsva", ","} {
-		if got, err := SelectColumns(bad); err == nil {
+		if got, err := SelectColumns(bad, false); err == nil {
 			t.Errorf("%q: got %+v, want an error", bad, got)
+		}
+	}
+}
+
+func TestQuickHasTheComparedColumns(t *testing.T) {
+	quick, err := SelectColumns("", true)
+	if err != nil || len(quick) == len(Columns()) {
+		t.Errorf("got %+v, %v; want fewer than all columns", quick, err)
+	}
+	for _, name := range append([]string{ColumnSubject, ColumnPick}, limitColumns...) {
+		if !slices.ContainsFunc(quick, func(c Column) bool { return c.Name == name }) {
+			t.Errorf("no column %q", name)
 		}
 	}
 }
@@ -120,6 +132,7 @@ func report() *Report {
 	}
 	r.Fail("rate", "native", errors.New("a reason"))
 	r.Fail("rate", "native", errors.New("another"))
+	r.Repeat("work", "native", errors.New("died\nat random"))
 	return r
 }
 
@@ -162,7 +175,7 @@ func TestWrite(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| a <time> | 5.00 | ≥ 4 | pass | 0.50 | ≥ 0.8 | fail |\n", "2000 ms [2000 ms to 2500 ms] ×5.00", "| failed |",
-		"- rate, native: a reason\n", "| 2000k/s [2000k/s to 2500k/s] ×0.20 |",
+		"- rate, native: a reason\n", "- work, native: died at random\n", "| 2000k/s [2000k/s to 2500k/s] ×0.20 |",
 	} {
 		if md := read("matrix.md"); !strings.Contains(md, want) {
 			t.Errorf("no %q in:\n%s", want, md)

@@ -21,6 +21,8 @@ type Report struct {
 	Rounds  int
 	Columns []Column
 	Rows    []*Row
+	// Repeated are the sessions that failed, and were started again: workload, column and why.
+	Repeated []string
 	// cells is by row and column name.
 	cells map[[2]string]*cell
 }
@@ -28,13 +30,18 @@ type Report struct {
 // cell is one place of the table.
 type cell struct {
 	samples []float64 // one per round that succeeded
-	err     string    // of the first round that failed
+	err     string    // of the first round without a sample
 }
 
 // Add records the sample of one round.
 func (r *Report) Add(row, column string, sample float64) {
 	c := r.cell(row, column)
 	c.samples = append(c.samples, sample)
+}
+
+// Repeat records that a session failed, and that another one takes its place.
+func (r *Report) Repeat(workload, column string, err error) {
+	r.Repeated = append(r.Repeated, fmt.Sprintf("%s, %s: %s", workload, column, strings.Join(strings.Fields(err.Error()), " ")))
 }
 
 // Fail records that a round gave no sample.
@@ -175,12 +182,13 @@ func (r *Report) JSON() ([]byte, error) {
 		Title string `json:"title"`
 	}
 	out := struct {
-		Machine []string     `json:"machine"`
-		Quick   bool         `json:"quick"`
-		Rounds  int          `json:"rounds"`
-		Columns []jsonColumn `json:"columns"`
-		Rows    []jsonRow    `json:"rows"`
-	}{Machine: r.Machine, Quick: r.Quick, Rounds: r.Rounds}
+		Machine  []string     `json:"machine"`
+		Quick    bool         `json:"quick"`
+		Rounds   int          `json:"rounds"`
+		Columns  []jsonColumn `json:"columns"`
+		Rows     []jsonRow    `json:"rows"`
+		Repeated []string     `json:"repeated,omitempty"`
+	}{Machine: r.Machine, Quick: r.Quick, Rounds: r.Rounds, Repeated: r.Repeated}
 	for _, c := range r.Columns {
 		out.Columns = append(out.Columns, jsonColumn{c.Name, c.Title})
 	}
@@ -211,9 +219,9 @@ func (r *Report) Markdown() string {
 	for _, fact := range r.Machine {
 		fmt.Fprintf(&b, "- %s\n", fact)
 	}
-	fmt.Fprintf(&b, "- medians of %d rounds; the columns alternate within a round\n", r.Rounds)
+	fmt.Fprintf(&b, "- rounds: %d; the columns alternate within a round\n", r.Rounds)
 	if r.Quick {
-		b.WriteString("- quick: fewer rounds and rows than a whole run; a noisy figure is no finding\n")
+		b.WriteString("- quick: fewer rows, columns and rounds than a whole run; a noisy figure is no finding\n")
 	}
 
 	fmt.Fprintf(&b, "\n## Targets\n\nHow many times as fast `%s` is as `%s` (the pick), and as the faster of the limit columns. "+
@@ -241,13 +249,19 @@ func (r *Report) Markdown() string {
 	for _, c := range r.Columns {
 		fmt.Fprintf(&b, "- `%s`: %s\n", c.Name, c.Title)
 	}
-	if failed := r.Failures(); len(failed) > 0 {
-		b.WriteString("\n## Failed\n\n")
-		for _, f := range failed {
-			fmt.Fprintf(&b, "- %s\n", strings.Join(strings.Fields(f), " "))
-		}
-	}
+	writeList(&b, "Failed", r.Failures())
+	writeList(&b, "Failed and repeated", r.Repeated)
 	return b.String()
+}
+
+func writeList(b *strings.Builder, title string, entries []string) {
+	if len(entries) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## %s\n\n", title)
+	for _, e := range entries {
+		fmt.Fprintf(b, "- %s\n", e)
+	}
 }
 
 func (v Verdict) markdown() string {

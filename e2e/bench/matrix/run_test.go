@@ -23,12 +23,15 @@ import (
 )
 
 var (
-	quickFlag   = flag.Bool("quick", false, "fewer rounds and rows, less than 5 minutes")
+	quickFlag   = flag.Bool("quick", false, "fewer rows and columns, and as many rounds as fit in 5 minutes")
 	rowsFlag    = flag.String("rows", "", "comma-separated `names` of rows or workloads (default all)")
 	columnsFlag = flag.String("columns", "", "comma-separated `names` of columns (default all)")
-	roundsFlag  = flag.Int("rounds", 0, "how often every column runs every row (default 5, with -quick 3)")
+	roundsFlag  = flag.Int("rounds", 0, "how often every column runs every row (default 5)")
 	outFlag     = flag.String("out", "bench-results", "`directory` for matrix.md, .json and .svg; relative to the repository")
 )
+
+// quickTime is what a quick run may take: after it, no round begins that would take longer.
+const quickTime = 270 * time.Second
 
 // env is what the run shares; nil without root. Set before it starts.
 var env *harness.Env
@@ -42,7 +45,7 @@ func TestMain(m *testing.M) {
 func TestMatrix(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.NeedKernelFUSE(t)
-	columns, err := SelectColumns(*columnsFlag)
+	columns, err := SelectColumns(*columnsFlag, *quickFlag)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,12 +53,10 @@ func TestMatrix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Report{Quick: *quickFlag, Rounds: 5, Columns: columns}
-	if r.Quick {
-		r.Rounds = 3
-	}
-	if *roundsFlag > 0 {
-		r.Rounds = *roundsFlag
+	r := &Report{Quick: *quickFlag, Columns: columns}
+	rounds := *roundsFlag
+	if rounds <= 0 {
+		rounds = 5
 	}
 	for _, w := range workloads {
 		r.Rows = append(r.Rows, w.Rows()...)
@@ -66,73 +67,74 @@ func TestMatrix(t *testing.T) {
 	}
 	r.Machine = machine(t)
 
+	start := time.Now()
 	s := newSite(t, columns)
 	for _, w := range workloads {
+		progress("preparing %s", w.Name)
 		s.prepare(t, &w)
-		for round := range r.Rounds {
+	}
+	for r.Rounds < rounds {
+		began := time.Now()
+		for _, w := range workloads {
 			for i := range columns {
-				// Not always the same column first, nor after the same one.
-				col := columns[(i+round)%len(columns)]
-				progress("%s: round %d of %d, %s", w.Name, round+1, r.Rounds, col.Name)
-				measure(t, s, r, &w, col, round)
+				// Not always the same column first.
+				col := columns[(i+r.Rounds)%len(columns)]
+				progress("%3.0f s: round %d of %d, %s, %s", time.Since(start).Seconds(), r.Rounds+1, rounds, w.Name, col.Name)
+				measure(t, s, r, &w, col)
 			}
 		}
-		// After each workload: a run that is interrupted leaves what it has.
+		r.Rounds++
+		// After each round: a run that is interrupted leaves what it has.
 		if err := r.Write(out); err != nil {
 			t.Fatal(err)
 		}
-		for _, row := range w.Rows() {
-			progress("%s", r.summary(row))
+		if r.Quick && r.Rounds < rounds && time.Since(start)+time.Since(began) > quickTime {
+			progress("no time for another round")
+			break
 		}
 	}
 	for _, f := range r.Failures() {
 		t.Error(f)
 	}
+	fmt.Print(r.Markdown())
 	progress("wrote %s/matrix.{md,json,svg}", out)
 }
 
+// attempts is how often a session that fails is tried: on some machines programs that fork a lot die at random in any
+// gVisor sandbox. The report names every failure.
+const attempts = 3
+
 // measure takes one sample of every row of the workload in one column. What fails is recorded, and does not end the run.
-func measure(t *testing.T, s *site, r *Report, w *Workload, col Column, round int) {
+func measure(t *testing.T, s *site, r *Report, w *Workload, col Column) {
 	done := map[string]bool{}
-	failed := errors.New("no session: see the log")
-	t.Run(fmt.Sprintf("%s/%d/%s", w.Name, round+1, col.Name), func(t *testing.T) {
-		session := s.start(t, w, col)
-		failed = session.prepare(w)
-		for _, step := range w.Steps {
-			if failed != nil {
-				return
-			}
-			var samples []float64
-			for range max(step.Times, 1) {
+	for range attempts {
+		failed := errors.New("no session: see the log")
+		t.Run(fmt.Sprintf("%s/%d/%s", w.Name, r.Rounds+1, col.Name), func(t *testing.T) {
+			session := s.start(t, w, col)
+			failed = session.prepare(w)
+			for _, step := range w.Steps {
 				var sample float64
-				if sample, failed = session.step(w, step); failed != nil {
-					break
+				if failed == nil {
+					sample, failed = session.sample(w, step)
 				}
-				samples = append(samples, sample)
+				if failed == nil && step.Row != nil && !done[step.Row.Name] {
+					r.Add(step.Row.Name, col.Name, sample)
+					done[step.Row.Name] = true
+				}
 			}
-			if failed == nil && step.Row != nil {
-				r.Add(step.Row.Name, col.Name, Median(samples))
-				done[step.Row.Name] = true
-			}
+			session.failed = failed != nil
+		})
+		if failed == nil {
+			return
 		}
-	})
+		progress("%s, %s: %v", w.Name, col.Name, failed)
+		r.Repeat(w.Name, col.Name, failed)
+	}
 	for _, row := range w.Rows() {
 		if !done[row.Name] {
-			r.Fail(row.Name, col.Name, failed)
+			r.Fail(row.Name, col.Name, fmt.Errorf("%d attempts in round %d, all failed", attempts, r.Rounds+1))
 		}
 	}
-}
-
-// summary is one line about a row that was measured.
-func (r *Report) summary(row *Row) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s:", row.Title)
-	for _, c := range r.Columns {
-		fmt.Fprintf(&b, " | %s %s", c.Name, r.cellMarkdown(row, c.Name))
-	}
-	pick, limit := r.Verdicts(row)
-	fmt.Fprintf(&b, " || × pick %.2f %s, × limit %.2f %s", pick.Ratio, pick.Result, limit.Ratio, limit.Result)
-	return b.String()
 }
 
 // progress tells whoever watches where the run is.

@@ -22,7 +22,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/e2e/bench/driver"
+	"fsva/e2e/harness"
 )
+
+// panicLog is the file in a sandbox's bundle that its sentry writes its last words to.
+const panicLog = "panic.log"
 
 const (
 	commandTimeout = 5 * time.Minute  // for one command of a workload
@@ -33,12 +37,16 @@ const (
 type session struct {
 	data  string // the data's directory, as the driver sees it
 	bench string // that of the benchmark's own files
-	cmd   *exec.Cmd
-	in    *os.File // requests
-	out   *os.File // responses
-	dec   *json.Decoder
-	err   bytes.Buffer  // stderr; complete once done is closed
-	done  chan struct{} // closed when cmd has ended
+	// bundle is the sandbox's; "" without one.
+	bundle string
+	cmd    *exec.Cmd
+	in     *os.File // requests
+	out    *os.File // responses
+	dec    *json.Decoder
+	err    bytes.Buffer  // stderr; complete once done is closed
+	done   chan struct{} // closed when cmd has ended
+	// failed reports whether a failure was returned: how cmd ends is then part of that, and no second failure.
+	failed bool
 }
 
 // runtimeOf returns the name of the column's runsc.
@@ -56,6 +64,9 @@ func (s *site) start(t *testing.T, w *Workload, col Column) *session {
 	s.sessions++
 	id := fmt.Sprintf("fsva-bench-%d-%d", os.Getpid(), s.sessions)
 	readOnly := w.Server == Squashfs
+	if !readOnly {
+		unix.Sync() // what earlier sessions wrote is not written back during this one
+	}
 	source := s.source(t, w)
 	var dir string
 	switch col.Via {
@@ -70,7 +81,7 @@ func (s *site) start(t *testing.T, w *Workload, col Column) *session {
 		dir = env.Serve(t, id, "--appliance", string(w.Server), "--source", source, "--isolation", col.Isolation).Dir
 	}
 	if !col.Sandbox {
-		return startDriver(t, exec.Command(s.bench("driver")), dir, s.bench(""))
+		return startDriver(t, exec.Command(s.bench("driver")), append(os.Environ(), s.environ()...), dir, s.bench(""))
 	}
 
 	options := append([]string{"rbind"}, col.MountOptions...)
@@ -86,21 +97,41 @@ func (s *site) start(t *testing.T, w *Workload, col Column) *session {
 		t.Fatal(err)
 	}
 	args := append([]string{"--root", s.state, "--network=none", "--platform=systrap", "--ignore-cgroups",
-		"--overlay2=none"}, col.Flags...)
+		"--overlay2=none", "--panic-log=" + filepath.Join(bundle, panicLog)}, col.Flags...)
+	args = append(args, strings.Fields(os.Getenv("FSVA_E2E_RUNSC_ARGS"))...) // for debugging, as in the end-to-end tests
 	cmd := exec.Command(env.Binary(t, runtimeOf(col)), append(args, "run", "--bundle", bundle, id)...)
-	cmd.Env = append(os.Environ(), env.FSVAEnv()...)
-	return startDriver(t, cmd, "/data", "/bench")
+	session := startDriver(t, cmd, append(os.Environ(), env.FSVAEnv()...), "/data", "/bench")
+	session.bundle = bundle
+	return session
 }
 
 // source returns what the FS server of a new session shall serve.
 func (s *site) source(t *testing.T, w *Workload) string {
 	t.Helper()
-	return s.image
+	switch {
+	case w.Server == Squashfs:
+		return s.image
+	case w.Data == DataGit:
+		return s.git
+	}
+	dir := env.TempDir(t)
+	if w.Data == DataGo {
+		harness.Must(t, "cp", "-a", s.module+"/.", dir)
+	}
+	return dir
 }
 
 // nativeCommand is how the appliance's server is started, but with a mount on the kernel. MNT stands for where.
 func nativeCommand(server Server, source string) []string {
+	if server == Bindfs {
+		return []string{"bindfs", "-f", "-o", "big_writes", "--multithreaded", "--xattr-rw", source, "MNT"}
+	}
 	return []string{"squashfuse_ll", "-f", "-o", "allow_other", source, "MNT"}
+}
+
+// environ is the environment of the workloads' commands.
+func (s *site) environ() []string {
+	return []string{"PATH=" + filepath.Join(s.goroot, "bin") + ":/usr/local/bin:/usr/bin:/usr/sbin", "LC_ALL=C"}
 }
 
 // spec returns the container that runs the driver.
@@ -111,7 +142,7 @@ func (s *site) spec(data specs.Mount) specs.Spec {
 		Root:    &specs.Root{Path: s.root, Readonly: true},
 		Process: &specs.Process{
 			Args:         []string{"/bench/driver"},
-			Env:          []string{"PATH=" + os.Getenv("PATH"), "HOME=/tmp", "LC_ALL=C"},
+			Env:          append(s.environ(), "HOME=/tmp"),
 			Cwd:          "/",
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		},
@@ -127,7 +158,7 @@ func (s *site) spec(data specs.Mount) specs.Spec {
 }
 
 // startDriver starts cmd, which must come to run the driver on its own stdin and stdout.
-func startDriver(t *testing.T, cmd *exec.Cmd, data, bench string) *session {
+func startDriver(t *testing.T, cmd *exec.Cmd, environ []string, data, bench string) *session {
 	t.Helper()
 	requests, in, err := os.Pipe()
 	if err != nil {
@@ -139,9 +170,7 @@ func startDriver(t *testing.T, cmd *exec.Cmd, data, bench string) *session {
 	}
 	s := &session{data: data, bench: bench, cmd: cmd, in: in, out: out, dec: json.NewDecoder(out), done: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = requests, responses, &s.err
-	if cmd.Env == nil {
-		cmd.Env = append(os.Environ(), "LC_ALL=C")
-	}
+	cmd.Env = environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = 5 * time.Second
 	err = errors.Join(cmd.Start(), requests.Close(), responses.Close())
@@ -167,8 +196,11 @@ func startDriver(t *testing.T, cmd *exec.Cmd, data, bench string) *session {
 			}
 			<-s.done
 		}
-		if err := errors.Join(waited, out.Close()); err != nil {
-			t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, s.err.String())
+		if err := out.Close(); err != nil {
+			t.Error(err)
+		}
+		if waited != nil && !s.failed {
+			t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), waited, s.err.String())
 		}
 	})
 	return s
@@ -205,7 +237,11 @@ func (s *session) run(args []string, output bool) (driver.Response, error) {
 func (s *session) ended(err error) error {
 	select {
 	case <-s.done:
-		return fmt.Errorf("%w; %v: %s", err, s.cmd.ProcessState, s.err.String())
+		crash, rerr := os.ReadFile(filepath.Join(s.bundle, panicLog)) // empty unless the sentry crashed
+		if rerr != nil {
+			crash = []byte(rerr.Error())
+		}
+		return fmt.Errorf("%w; %v: %s %.2000s", err, s.cmd.ProcessState, s.err.String(), crash)
 	case <-time.After(time.Second): // it closes its pipes before it can be waited for
 		return err
 	}
@@ -236,8 +272,24 @@ func (s *session) warmTools(w *Workload) error {
 	return nil
 }
 
-// step runs one step once, and returns its sample.
-func (s *session) step(w *Workload, step Step) (float64, error) {
+// sample runs a step as often as it wants, once in a quick run, and returns the median.
+func (s *session) sample(w *Workload, step Step) (float64, error) {
+	times := max(step.Times, 1)
+	if *quickFlag {
+		times = 1
+	}
+	var samples []float64
+	for range times {
+		sample, err := s.once(w, step)
+		if err != nil {
+			return 0, err
+		}
+		samples = append(samples, sample)
+	}
+	return Median(samples), nil
+}
+
+func (s *session) once(w *Workload, step Step) (float64, error) {
 	if step.Cold {
 		if err := dropCaches(); err != nil {
 			return 0, err

@@ -29,6 +29,10 @@ type site struct {
 	tree, image string
 	// state is the state directory of the workloads' runsc.
 	state string
+	// goroot is the Go toolchain, at the same place in the sandboxes.
+	goroot string
+	// git and module hold what DataGit and DataGo name; "" until a workload needs them.
+	git, module string
 	// sessions counts the sessions, to name them.
 	sessions int
 }
@@ -66,6 +70,14 @@ func newSite(t *testing.T, columns []Column) *site {
 		harness.Must(t, "cp", "-a", "/etc/"+name, filepath.Join(s.root, "etc", name))
 	}
 	bindReadOnly(t, "/usr", filepath.Join(s.root, "usr"))
+	s.goroot = strings.TrimSpace(harness.Must(t, "go", "env", "GOROOT"))
+	if !strings.HasPrefix(s.goroot, "/usr/") {
+		target := filepath.Join(s.root, s.goroot)
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		bindReadOnly(t, s.goroot, target)
+	}
 	harness.Must(t, "go", "build", "-C", env.Root, "-o", s.bench("driver"), "./e2e/bench/cmd/driver")
 	return s
 }
@@ -89,13 +101,59 @@ func bindReadOnly(t *testing.T, source, target string) {
 	}
 }
 
-// prepare makes what the sessions of a workload start from, once. t must be the whole run's.
+// prepare makes what the sessions of a workload start from. t must be the whole run's.
 func (s *site) prepare(t *testing.T, w *Workload) {
 	t.Helper()
-	if w.Server == Squashfs && s.image == "" {
-		s.makeImage(t)
+	if w.Server == Squashfs {
+		if s.image == "" {
+			s.makeImage(t)
+		}
+		return
 	}
-	unix.Sync()
+	harness.NeedCommand(t, "bindfs", "bindfs")
+	commands := filepath.Join(s.goroot, "src/cmd")
+	switch w.Name {
+	case "untar":
+		harness.Must(t, "tar", "-C", filepath.Dir(commands), "-cf", s.bench("source.tar"), filepath.Base(commands))
+	case "gitstatus":
+		s.git = env.TempDir(t)
+		tree := filepath.Join(s.git, "tree")
+		harness.Must(t, "cp", "-r", commands, tree)
+		for _, args := range [][]string{{"init", "--quiet"}, {"add", "--all", "--force"},
+			{"-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "all"}} {
+			harness.Must(t, append([]string{"env", "GIT_CONFIG_GLOBAL=/dev/null", "git", "-C", tree}, args...)...)
+		}
+	case "gobuild":
+		s.makeModule(t)
+	case "cbuild":
+		found, err := filepath.Glob(filepath.Join(env.Root, "bin/bench/zlib_*.orig.tar.*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("bin/bench has %d archives of zlib's source, want one: run scripts/setup bench (%v)", len(found), err)
+		}
+		harness.Must(t, "cp", found[0], s.bench("program.tar"))
+	case "postmark":
+		harness.NeedCommand(t, "postmark", "postmark")
+		if err := os.WriteFile(s.bench("postmark"), []byte(postmark), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// makeModule makes what DataGo names: a module that needs no other one to build, and the standard library, built.
+func (s *site) makeModule(t *testing.T) {
+	t.Helper()
+	s.module = env.TempDir(t)
+	source := strings.TrimSpace(harness.Must(t, "go", "list", "-C", env.Root, "-m", "-f", "{{.Dir}}", "github.com/pelletier/go-toml/v2"))
+	harness.Must(t, "cp", "-r", "--no-preserve=mode", source, filepath.Join(s.module, "module"))
+	run := func(args ...string) string {
+		args = goCommand(args...)
+		for i := range args {
+			args[i] = strings.ReplaceAll(args[i], "{data}", s.module)
+		}
+		return harness.Must(t, append([]string{"env", "-C", s.module}, args...)...)
+	}
+	standard := strings.Fields(run("list", "-deps", "-f", "{{if .Standard}}{{.ImportPath}}{{end}}", "./..."))
+	run(append([]string{"build"}, standard...)...)
 }
 
 // makeImage makes the tree of the read-only workloads, and a squashfs image of it.

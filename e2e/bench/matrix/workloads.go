@@ -45,7 +45,46 @@ func Workloads() []Workload {
 			{Args: randomRead("mmap"), Value: fioIOPS,
 				Row: &Row{Name: "rand-mmap", Title: "fio 4 KiB random read, mmap, warm", Rate: true, MinPick: 1, MinLimit: 0.95}},
 		}},
+
+		{Name: "create", Server: Bindfs, Steps: []Step{
+			{Args: []string{"{bench}/driver", "create", ".", "5000", "2048"},
+				Row: &Row{Name: "create", Title: "create and write 5,000 files of 2 KiB", MinPick: 1}},
+		}},
+		{Name: "untar", Server: Bindfs, Slow: true, Steps: []Step{
+			{Args: []string{"tar", "-xf", "{bench}/source.tar"}, Row: &Row{Name: "untar", Title: "untar a source tree", MinPick: 1}},
+		}},
+		{Name: "gitstatus", Server: Bindfs, Data: DataGit, Slow: true, Steps: []Step{
+			{Args: gitStatus}, // reads every file, because the mount gives it another inode number, and writes the index
+			{Args: gitStatus, Times: 3, Row: &Row{Name: "gitstatus", Title: "git status of a source tree"}},
+		}},
+		{Name: "gobuild", Server: Bindfs, Data: DataGo, Slow: true, Steps: []Step{
+			{Args: goCommand("build", "./..."), Row: &Row{Name: "gobuild", Title: "go build of a module"}},
+		}},
+		{Name: "cbuild", Server: Bindfs, Slow: true, Steps: []Step{
+			{Args: []string{"sh", "-ec", "tar -xf {bench}/program.tar; cd zlib-*; ./configure; make -j2"},
+				Row: &Row{Name: "cbuild", Title: "unpack, configure and make of zlib"}},
+		}},
+		{Name: "postmark", Server: Bindfs, Slow: true, Steps: []Step{
+			{Args: []string{"postmark", "{bench}/postmark"}, Row: &Row{Name: "postmark", Title: "Postmark, 500 files, 5,000 transactions"}},
+		}},
 	}
+}
+
+// postmark is the configuration of Postmark. The sizes are its default; buffering would be that of the C library.
+const postmark = `set number 500
+set transactions 5000
+set size 500 10000
+set buffering false
+run
+quit
+`
+
+var gitStatus = []string{"env", "GIT_CONFIG_GLOBAL=/dev/null", "git", "-C", "tree", "status", "--porcelain"}
+
+// goCommand is a go command in the module of DataGo, which uses nothing of the user's and no network.
+func goCommand(args ...string) []string {
+	return append([]string{"env", "CGO_ENABLED=0", "GOCACHE={data}/cache", "GOPATH={data}/gopath", "GOENV=off", "GOFLAGS=", "GOWORK=off",
+		"GOPROXY=off", "GOTOOLCHAIN=local", "go", args[0], "-C", "module"}, args[1:]...)
 }
 
 // randomRead is a fio command. It must not drop the caches (invalidate=0), nor write what is missing (readonly).
