@@ -104,6 +104,9 @@ type Manifest struct {
 	// NodePerName says that the server is on libfuse's path-based interface and reports the link counts and inode numbers
 	// of its files, so that the names of a file can be brought together (package hardlinks).
 	NodePerName bool `toml:"node-per-name"`
+	// ListsXattrs says that the server lists every extended attribute that it has a value for, so that its word on which
+	// there are saves asking for each. It counts on exclusive volumes only.
+	ListsXattrs bool `toml:"lists-xattrs"`
 
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.

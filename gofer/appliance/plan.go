@@ -80,6 +80,8 @@ type Plan struct {
 	StableIno bool
 	// NodePerName: see Manifest.
 	NodePerName bool
+	// ListsXattrs: see Manifest.
+	ListsXattrs bool
 }
 
 // Resolve checks a volume against its appliance and expands both. Errors are one line and say what to change.
@@ -95,6 +97,7 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		ReadOnly:     m.ReadOnly || v.ReadOnly,
 		StableIno:    m.StableIno,
 		NodePerName:  m.NodePerName,
+		ListsXattrs:  m.ListsXattrs,
 	}
 	if m.CacheLimit != "" {
 		var err error

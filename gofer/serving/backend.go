@@ -17,6 +17,7 @@ import (
 	"fsva/gofer/fusechannel"
 	"fsva/gofer/hardlinks"
 	"fsva/gofer/inprocess"
+	"fsva/gofer/prefetch"
 	"fsva/gofer/regions"
 	"fsva/gofer/supervisor/goferproto"
 )
@@ -71,6 +72,12 @@ func (a agreements) Has(capability uint64) bool { return a.channel.Has(capabilit
 func (a agreements) MaxRead() int               { return a.channel.MaxRead() }
 func (a agreements) MaxWrite() int              { return a.channel.MaxWrite() }
 
+// donor gives clients descriptors of file data.
+type donor interface {
+	Donate(nodeID, fh uint64) (fd int, ok bool)
+	Return(nodeID uint64)
+}
+
 // A channel behind one cache, or two.
 type (
 	cachedChannel struct {
@@ -78,7 +85,8 @@ type (
 		agreements
 	}
 	regionChannel struct {
-		*regions.FS
+		*prefetch.FS
+		donor
 		agreements
 	}
 	liveChannel struct {
@@ -119,9 +127,11 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		links := hardlinks.New(channel)
 		below, shown = links, links.Shown
 	}
+	listsXattrs := cfg.ListsXattrs && cfg.Volume.Coherence == attach.Exclusive
 	cache := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
+		ListsXattrs:   listsXattrs,
 	})
 	b := backend{fs: cachedChannel{cache, agreements{channel}}, channel: channel, done: channel.Done()}
 	if err := b.addRegions(cfg, channel.MaxRead(), log); err != nil {
@@ -129,7 +139,10 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		return backend{}, err
 	}
 	if b.regions != nil {
-		b.fs = regionChannel{b.regions, agreements{channel}}
+		ahead := prefetch.New(b.regions, prefetch.Options{
+			Entries: channel.Has(fuse.CAP_PARALLEL_DIROPS), Xattrs: listsXattrs, Data: true,
+		})
+		b.fs = regionChannel{ahead, b.regions, agreements{channel}}
 	}
 	if b.live != nil {
 		b.fs = liveChannel{b.live, agreements{channel}}

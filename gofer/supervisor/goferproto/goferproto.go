@@ -58,6 +58,8 @@ type Config struct {
 	StableIno bool `json:"stableIno,omitempty"`
 	// NodePerName is set when the FS server has a node for each name of a file.
 	NodePerName bool `json:"nodePerName,omitempty"`
+	// ListsXattrs is set when the FS server lists all extended attributes it has.
+	ListsXattrs bool `json:"listsXattrs,omitempty"`
 	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
 	// and empty when an FS server is at the other end of FDChannel.
 	InProcess string `json:"inProcess,omitempty"`
