@@ -5,6 +5,7 @@ package lisaserver
 
 import (
 	"bytes"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,10 @@ type controlFD struct {
 	// Immutable. The FD holds a ref on n.
 	c *conn
 	n *node
+
+	// donated is how many descriptors of the file's data the client has until the
+	// FD is closed.
+	donated atomic.Int32
 }
 
 var _ lisafs.ControlFDImpl = (*controlFD)(nil)
@@ -32,6 +37,9 @@ func (fd *controlFD) FD() *lisafs.ControlFD { return &fd.ControlFD }
 
 // Close implements lisafs.ControlFDImpl.Close.
 func (fd *controlFD) Close() {
+	for range fd.donated.Load() {
+		fd.c.returned(fd.n)
+	}
 	fd.n.decRef()
 	fd.c.srv.stats.controlFDs.Add(-1)
 	fd.c.unreserve(1)

@@ -22,7 +22,8 @@ type openFD struct {
 	n *node
 	h *handle    // regular files; the FD holds the handle's first ref
 	d *dirStream // directories
-	// donated says that the client got a descriptor of the file's data.
+	// donated says that the client got a descriptor of the file's data and has it
+	// until the FD is closed.
 	donated bool
 }
 
@@ -45,28 +46,38 @@ func (fd *controlFD) Open(flags uint32) (*lisafs.OpenFD, int, error) {
 		return nil, -1, err
 	}
 	o := fd.newOpenFD(h, flags)
-	return &o.OpenFD, o.donate(flags), nil
+	return &o.OpenFD, fd.donate(o, flags), nil
 }
 
 // donate returns a descriptor of the file's data for the client, or -1. Only
 // plain reading gets one: a sentry that has one with a writable open would write
 // to it instead of to the file system.
-func (fd *openFD) donate(flags uint32) int {
+func (fd *controlFD) donate(o *openFD, flags uint32) int {
 	s, c := fd.c.srv, fd.c
-	if s.donor == nil || fd.h == nil || flags != unix.O_RDONLY || fd.h.fopen&fuse.FOPEN_DIRECT_IO != 0 {
+	if s.donor == nil || o.h == nil || flags != unix.O_RDONLY || o.h.fopen&fuse.FOPEN_DIRECT_IO != 0 {
 		return -1
 	}
 	if c.donated.Add(1) > int64(c.opts.Descriptors) {
 		c.donated.Add(-1)
 		return -1
 	}
-	data, ok := s.donor.Donate(fd.n.id, fd.h.fh)
+	data, ok := s.donor.Donate(fd.n.id, o.h.fh)
 	if !ok {
 		c.donated.Add(-1)
 		return -1
 	}
-	fd.donated = true
+	if c.opts.SharesHandles {
+		fd.donated.Add(1)
+	} else {
+		o.donated = true
+	}
 	return data
+}
+
+// returned tells that the client does not use a descriptor of n's data any more.
+func (c *conn) returned(n *node) {
+	c.srv.donor.Return(n.id)
+	c.donated.Add(-1)
 }
 
 // newOpenFD returns an open FD for h.
@@ -90,8 +101,7 @@ func (fd *openFD) FD() *lisafs.OpenFD { return &fd.OpenFD }
 // Close implements lisafs.OpenFDImpl.Close.
 func (fd *openFD) Close() {
 	if fd.donated {
-		fd.c.srv.donor.Return(fd.n.id)
-		fd.c.donated.Add(-1)
+		fd.c.returned(fd.n)
 	}
 	if fd.d != nil {
 		fd.d.close()
@@ -117,7 +127,7 @@ func (fd *openFD) Sync() error {
 		return fd.d.sync()
 	}
 	err := fd.h.sync()
-	if err != nil && fd.c.opts.LosesSyncErrors {
+	if err != nil && fd.c.opts.SharesHandles {
 		fd.h.lostError.Store(int32(errno.Errno(err)))
 	}
 	return err

@@ -59,10 +59,12 @@ type Options struct {
 type ConnOptions struct {
 	// ReadOnly refuses everything that would change the file system with EROFS.
 	ReadOnly bool
-	// LosesSyncErrors says that the client drops the errors of FSync, as a sentry
-	// that shares file handles does. A file whose sync failed then fails the next
-	// write or flush instead.
-	LosesSyncErrors bool
+	// SharesHandles says that all opens of a file share the client's handles, as
+	// they do in an exclusive sentry. Such a client drops the errors of FSync: a
+	// file whose sync failed then fails the next write or flush instead. And it
+	// reads from a descriptor of file data until it gives up the control FD, though
+	// it may have replaced the open FD that brought it.
+	SharesHandles bool
 	// Container names the client in logs.
 	Container string
 	// Descriptors bounds the descriptors of file data in the client's hands: it
@@ -81,8 +83,8 @@ type (
 	writeLimiter interface{ MaxWrite() int }
 	readLimiter  interface{ MaxRead() int }
 	// donor gives out descriptors of file data. The caller owns the descriptor,
-	// through which nothing can be changed. The handle must stay open for as long
-	// as a client may use it; then Return is called, before RELEASE.
+	// through which nothing can be changed. Return is called when the client does
+	// not use it any more: before the handle's RELEASE, or later.
 	donor interface {
 		Donate(nodeID, fh uint64) (fd int, ok bool)
 		Return(nodeID uint64)

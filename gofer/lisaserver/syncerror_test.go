@@ -36,7 +36,7 @@ func TestLostSyncErrorIsReportedLater(t *testing.T) {
 				t.Fatal(err)
 			}
 			below := &failingSync{RawFileSystem: fs.NewNodeFS(root, &fs.Options{})}
-			c := newFixtureFS(t, dir, below, Options{}).connect(ConnOptions{LosesSyncErrors: loses})
+			c := newFixtureFS(t, dir, below, Options{}).connect(ConnOptions{SharesHandles: loses})
 			_, file := c.create(c.root, "synced")
 			_, other := c.create(c.root, "other")
 			if _, err := file.Write(ctx, []byte("data"), 0); err != nil {

@@ -138,7 +138,7 @@ func NewWritable(below fuse.RawFileSystem, o WritableOptions) *Writable {
 	if o.MaxFiles <= 0 {
 		o.MaxFiles = DefaultMaxFiles
 		var limit unix.Rlimit
-		if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		if unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &limit) == nil {
 			o.MaxFiles = int(min(uint64(o.MaxFiles), limit.Cur/4)) // half of the descriptors
 		}
 	}

@@ -29,6 +29,7 @@ type backend struct {
 	channel *fusechannel.Channel // nil in process
 	regions *regions.FS          // nil: file data is not cached
 	live    *regions.Live        // nil: clients get no copies of files that change
+	written *regions.Writable    // nil: what clients write is not cached
 	done    <-chan struct{}      // closed when the file system is lost; nil: never
 }
 
@@ -40,6 +41,16 @@ func unchanging(cfg goferproto.Config) bool {
 		cfg.InProcess != "dir" && cfg.InProcess != "mem"
 }
 
+// cachesWrites reports whether the files of a volume are changed by one sandbox
+// only, whose writes go through the buffer cache. (What a directory or memory gets
+// is in the host's page cache already, unless it is to be put off.)
+func cachesWrites(cfg goferproto.Config) bool {
+	if cfg.Volume.ReadOnly || cfg.Volume.Coherence != attach.Exclusive {
+		return false
+	}
+	return cfg.WriteBack || !cfg.Volume.StrictFsync && cfg.InProcess != "dir" && cfg.InProcess != "mem"
+}
+
 // needsCopies reports whether sandboxes can map a volume's files only if they get
 // a descriptor: where they do not share handles (see newPlannedMount in
 // sentryglue).
@@ -47,11 +58,24 @@ func needsCopies(cfg goferproto.Config) bool {
 	return !unchanging(cfg) && (cfg.Volume.Coherence == attach.Shared || cfg.Volume.StrictFsync)
 }
 
+// needsCopiesDir reports whether the volume's regions are files.
+func needsCopiesDir(cfg goferproto.Config) bool { return cachesWrites(cfg) || needsCopies(cfg) }
+
 // addRegions puts the buffer cache, or copies of files, in front of fs.
-func (b *backend) addRegions(cfg goferproto.Config, maxRead int, log *slog.Logger) error {
+func (b *backend) addRegions(cfg goferproto.Config, maxRead, maxWrite int, log *slog.Logger) error {
 	budget := cfg.CacheLimit
 	switch {
 	case unchanging(cfg):
+	case cachesWrites(cfg):
+		o := regions.WritableOptions{
+			Dir: copiesDir, Budget: budget, MaxRead: maxRead, MaxWrite: maxWrite, WriteBack: cfg.WriteBack, Log: log,
+		}
+		if needsCopies(cfg) {
+			o.FillLimit, o.ExecFillLimit = regions.DefaultLiveFill, regions.DefaultLiveExecFill
+		}
+		b.written = regions.NewWritable(b.fs, o)
+		b.fs = b.written
+		return nil
 	case needsCopies(cfg):
 		b.live = regions.NewLive(b.fs, regions.LiveOptions{Dir: copiesDir, Budget: budget, MaxRead: maxRead, Log: log})
 		b.fs = b.live
@@ -93,6 +117,10 @@ type (
 		*regions.Live
 		agreements
 	}
+	writtenChannel struct {
+		*regions.Writable
+		agreements
+	}
 )
 
 // open connects to the FS server, or makes the in-process file system.
@@ -112,7 +140,7 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 			return backend{}, err
 		}
 		b := backend{fs: fs}
-		return b, b.addRegions(cfg, 0, log)
+		return b, b.addRegions(cfg, 0, 0, log)
 	}
 	timeout := time.Duration(cfg.InitTimeoutMs) * time.Millisecond
 	channel, err := fusechannel.New(context.Background(), goferproto.FDChannel, fusechannel.Options{
@@ -134,7 +162,7 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		ListsXattrs:   listsXattrs,
 	})
 	b := backend{fs: cachedChannel{cache, agreements{channel}}, channel: channel, done: channel.Done()}
-	if err := b.addRegions(cfg, channel.MaxRead(), log); err != nil {
+	if err := b.addRegions(cfg, channel.MaxRead(), channel.MaxWrite(), log); err != nil {
 		channel.Close()
 		return backend{}, err
 	}
@@ -147,7 +175,10 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 	if b.live != nil {
 		b.fs = liveChannel{b.live, agreements{channel}}
 	}
-	channel.SetNotifier(notifier{cache, b.regions, b.live, shown})
+	if b.written != nil {
+		b.fs = writtenChannel{b.written, agreements{channel}}
+	}
+	channel.SetNotifier(notifier{cache, b.regions, b.live, b.written, shown})
 	return b, nil
 }
 
@@ -156,6 +187,7 @@ type notifier struct {
 	*entrycache.FS
 	regions *regions.FS
 	live    *regions.Live
+	written *regions.Writable
 	shown   func(nodeID uint64) uint64 // the ID by which the caches know a node
 }
 
@@ -175,11 +207,26 @@ func (n notifier) InvalInode(nodeID uint64, off, length int64) {
 	if n.live != nil {
 		n.live.InvalInode(nodeID)
 	}
+	if n.written != nil {
+		n.written.InvalInode(nodeID, off, length)
+	}
 }
 
 func (n notifier) Store(nodeID, off uint64, data []byte) fuse.Status {
-	n.InvalInode(nodeID, int64(off), int64(len(data)))
-	return fuse.OK
+	if n.written == nil {
+		n.InvalInode(nodeID, int64(off), int64(len(data)))
+		return fuse.OK
+	}
+	nodeID = n.shown(nodeID)
+	n.FS.InvalInode(nodeID, int64(off), int64(len(data)))
+	return n.written.Store(nodeID, off, data)
+}
+
+func (n notifier) Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Status) {
+	if n.written == nil {
+		return n.FS.Retrieve(nodeID, off, size)
+	}
+	return n.written.Retrieve(n.shown(nodeID), off, size)
 }
 
 // err says why the file system is lost, once done is closed.

@@ -190,8 +190,8 @@ type connServer struct {
 func (s connServer) Serve(lisafsFD int, c clients.Client) error {
 	return s.lisa.Serve(lisafsFD, lisaserver.ConnOptions{
 		ReadOnly: c.ReadOnly, Container: c.Container, Descriptors: c.Descriptors,
-		// Only with shared handles does a sentry drop them: see sentryglue.
-		LosesSyncErrors: s.volume.Coherence == attach.Exclusive && !s.volume.StrictFsync,
+		// See newPlannedMount in sentryglue.
+		SharesHandles: s.volume.Coherence == attach.Exclusive && !s.volume.StrictFsync,
 	})
 }
 
@@ -219,7 +219,7 @@ func (p *process) confine() error {
 	default:
 		profile, keep = confine.Files, confine.FileCapabilities
 	}
-	if needsCopies(p.cfg) {
+	if needsCopiesDir(p.cfg) {
 		owner := 0
 		if len(keep) == 0 {
 			owner = confine.Nobody

@@ -27,6 +27,8 @@ func (b *backend) cache() cache {
 		return b.regions
 	case b.live != nil:
 		return b.live
+	case b.written != nil:
+		return b.written
 	}
 	return nil
 }

@@ -60,6 +60,9 @@ type Config struct {
 	NodePerName bool `json:"nodePerName,omitempty"`
 	// ListsXattrs is set when the FS server lists all extended attributes it has.
 	ListsXattrs bool `json:"listsXattrs,omitempty"`
+	// WriteBack is set when writes may be acknowledged before the FS server has
+	// them; only an exclusive volume that is not read-only can do that.
+	WriteBack bool `json:"writeBack,omitempty"`
 	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
 	// and empty when an FS server is at the other end of FDChannel.
 	InProcess string `json:"inProcess,omitempty"`
