@@ -100,8 +100,8 @@ func TestMatrix(t *testing.T) {
 	progress("wrote %s/matrix.{md,json,svg}", out)
 }
 
-// attempts is how often a session that fails is tried: on some machines programs that fork a lot die at random in any
-// gVisor sandbox. The report names every failure.
+// attempts is how often a session that fails is tried. Compilers were seen to die of a signal now and then under stock
+// runsc, without any FS server, for a reason not known. The report names every failure.
 const attempts = 3
 
 // measure takes one sample of every row of the workload in one column. What fails is recorded, and does not end the run.
