@@ -42,6 +42,12 @@ const (
 	CoherenceShared    = "shared"
 )
 
+// When writes reach the file system: before they are acknowledged, or at close, fsync, or after a few seconds.
+const (
+	CacheWritethrough = "writethrough"
+	CacheWriteback    = "writeback"
+)
+
 // What a volume's source may be.
 const (
 	SourceFile              = "file"
@@ -115,6 +121,9 @@ type Manifest struct {
 	Network bool `toml:"network"`
 	// CacheLimit is what the volume's cache may take, as ParseCacheLimit reads it; empty is the default.
 	CacheLimit string `toml:"cache-limit"`
+	// Cache is when writes reach the server: CacheWritethrough (empty means that, too) or CacheWriteback. It is a default
+	// for volumes that can do either, which are those that are exclusive and not read-only.
+	Cache string `toml:"cache"`
 	// State says that the server keeps something between runs, in ${state}, such as files not uploaded yet.
 	State bool `toml:"state"`
 	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.

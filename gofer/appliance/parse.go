@@ -80,6 +80,7 @@ var (
 
 	isolations = []string{IsolationGVisor, IsolationProcess, IsolationNone}
 	coherences = []string{CoherenceExclusive, CoherenceShared}
+	caches     = []string{CacheWritethrough, CacheWriteback}
 	mounts     = []string{MountFD, MountHelper, MountSyscall}
 	inProcess  = []string{InProcessDir, InProcessMem, InProcessArchive}
 	sources    = []string{SourceFile, SourceDirectory, SourceRemote, SourceDirectoryOrRemote, SourceNone}
@@ -119,6 +120,7 @@ func (m *Manifest) check() (key []any, reason string) {
 		{"mount", m.Mount, mounts, m.InProcess == ""},
 		{"isolation", m.Isolation, isolations, true},
 		{"coherence", m.Coherence, coherences, true},
+		{"cache", m.Cache, caches, false},
 		{"source", m.Source, sources, true},
 	} {
 		if c.value != "" || c.required {

@@ -70,6 +70,7 @@ func TestParseMistakes(t *testing.T) {
 		{`"${source}"`, `"${source}", "${state}"`, `3:1: ${state} in command and state = true go together`},
 		{`root = "host"`, "root = \"host\"\ncache-limit = \"1GB\"", `9:1: cache-limit: "1GB" is not a number of bytes such as 512M, or default`},
 		{`root = "host"`, "root = \"host\"\ncache-limit = \"4K\"", `9:1: cache-limit: 4K is less than the smallest, 1M`},
+		{`root = "host"`, "root = \"host\"\ncache = \"writeback!\"", `9:1: cache "writeback!" is not one of writethrough, writeback; did you mean writeback?`},
 		{`isolation = "gvisor"`, `isolation = "none"`, `5:1: isolation "none" is for in-process file systems`},
 		{`coherence = "exclusive"`, `coherence = "loose"`, `6:1: coherence "loose" is not one of exclusive, shared`},
 		{`source = "file"`, `source = "files"`, `7:1: source "files" is not one of file, directory, remote, directory-or-remote, none; did you mean file?`},

@@ -23,6 +23,7 @@ type VolumeSpec struct {
 	Isolation string
 	Coherence string
 	Network   string // NetworkNone or NetworkHost; empty is none
+	Cache     string // CacheWritethrough or CacheWriteback
 	ReadOnly  bool
 	Options   []string // NAME=VALUE, or NAME for NAME=true
 	// StateDir is the absolute host path below which this volume's state is kept from one run to the next. Only
@@ -77,6 +78,8 @@ type Plan struct {
 	Isolation string
 	Coherence string
 	ReadOnly  bool
+	// WriteBack says that writes may be acknowledged before the file system has them.
+	WriteBack bool
 	StableIno bool
 	// NodePerName: see Manifest.
 	NodePerName bool
@@ -136,7 +139,7 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 	return p, nil
 }
 
-// modes settles isolation, coherence and network.
+// modes settles isolation, coherence, cache and network.
 func (m *Manifest) modes(v VolumeSpec, p *Plan) error {
 	p.Isolation = m.Isolation
 	switch v.Isolation {
@@ -165,6 +168,24 @@ func (m *Manifest) modes(v VolumeSpec, p *Plan) error {
 		return fmt.Errorf("appliance %q is shared, because its files can change elsewhere: a volume cannot make it exclusive", m.Name)
 	default:
 		return fmt.Errorf("coherence %q is not one of %s%s", v.Coherence, list(coherences), didYouMean(v.Coherence, coherences))
+	}
+
+	can := p.Coherence == CoherenceExclusive && !p.ReadOnly
+	switch v.Cache {
+	case "":
+		p.WriteBack = can && m.Cache == CacheWriteback
+	case CacheWritethrough:
+	case CacheWriteback:
+		if !can {
+			kind := "shared"
+			if p.ReadOnly {
+				kind = "read-only"
+			}
+			return fmt.Errorf("volume %q is %s: its cache cannot be %s", v.Name, kind, CacheWriteback)
+		}
+		p.WriteBack = true
+	default:
+		return fmt.Errorf("cache %q is not one of %s%s", v.Cache, list(caches), didYouMean(v.Cache, caches))
 	}
 
 	switch v.Network {

@@ -314,6 +314,9 @@ func TestResolveMistakes(t *testing.T) {
 		{name: "isolation none", spec: VolumeSpec{Isolation: IsolationNone}, want: `appliance "demo" starts a server of its own: its isolation is gvisor or process, not none`},
 		{name: "coherence", spec: VolumeSpec{Coherence: "share"}, want: `coherence "share" is not one of exclusive, shared; did you mean shared?`},
 		{name: "looser coherence", replace: [2]string{`coherence = "exclusive"`, `coherence = "shared"`}, spec: VolumeSpec{Coherence: CoherenceExclusive}, want: `appliance "demo" is shared, because its files can change elsewhere: a volume cannot make it exclusive`},
+		{name: "cache", spec: VolumeSpec{Cache: "write-back"}, want: `cache "write-back" is not one of writethrough, writeback; did you mean writeback?`},
+		{name: "shared and write-back", spec: VolumeSpec{Name: "v", Coherence: CoherenceShared, Cache: CacheWriteback}, want: `volume "v" is shared: its cache cannot be writeback`},
+		{name: "read-only and write-back", spec: VolumeSpec{Name: "v", ReadOnly: true, Cache: CacheWriteback}, want: `volume "v" is read-only: its cache cannot be writeback`},
 		{name: "network", replace: [2]string{`source = "file"`, `source = "file"` + "\nnetwork = true"}, want: `appliance "demo" needs the network: add --network host`},
 		{name: "network of no kind", spec: VolumeSpec{Network: "bridge"}, want: `network "bridge" is neither none nor host`},
 		{name: "server missing", replace: [2]string{`"sh", "-f"`, `"no-such-server"`}, want: `server of appliance "demo": no-such-server is not installed`},
@@ -334,6 +337,35 @@ func TestResolveMistakes(t *testing.T) {
 				t.Errorf("\ngot  %s\nwant %s", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestResolveCache(t *testing.T) {
+	dir := files(t)
+	for _, tc := range []struct {
+		manifest string
+		spec     VolumeSpec
+		want     bool
+	}{
+		{"", VolumeSpec{}, false},
+		{"", VolumeSpec{Cache: CacheWriteback}, true},
+		{CacheWriteback, VolumeSpec{}, true},
+		{CacheWriteback, VolumeSpec{Cache: CacheWritethrough}, false},
+		{CacheWritethrough, VolumeSpec{}, false},
+		// The appliance's wish is for those who can have it.
+		{CacheWriteback, VolumeSpec{Coherence: CoherenceShared}, false},
+		{CacheWriteback, VolumeSpec{ReadOnly: true}, false},
+	} {
+		m := parseForTest(t, planManifest)
+		m.Cache = tc.manifest
+		tc.spec.Source = dir + "/disk.img"
+		p, err := m.Resolve(tc.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.WriteBack != tc.want {
+			t.Errorf("manifest %q, volume %+v: write-back is %v", tc.manifest, tc.spec, p.WriteBack)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 	fl.BoolVar(&f.volume.ReadOnly, "readonly", false, "refuse all changes")
 	fl.BoolVar(&f.strictFsync, "strict-fsync", false, "report fsync errors truthfully on an exclusive volume, at the price of speed")
 	fl.StringVar(&f.cacheLimit, "cache-limit", "", "`bytes` of file data that the volume's cache keeps, such as 512M (default: the appliance's, or a quarter of the memory)")
+	fl.StringVar(&f.volume.Cache, "cache", "", "writethrough, or writeback: writes wait in the gofer until close or fsync (default: the appliance's)")
 	fl.StringVar(&f.root, "root", "", "`directory` to use as the appliance's root file system")
 	fl.DurationVar(&f.startTimeout, "start-timeout", supervisor.DefaultStartTimeout, "how long the file system may take to start")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
