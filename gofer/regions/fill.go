@@ -5,6 +5,7 @@ package regions
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -172,6 +173,28 @@ func (f *FS) transfer(cancel <-chan struct{}, h *handle, e extent) fuse.Status {
 		data, off = data[n:], off+int64(n)
 	}
 	return fuse.OK
+}
+
+// fillPatiently makes the file of h complete if that is soon done. What it gives
+// up is for read-ahead.
+func (f *FS) fillPatiently(cancel <-chan struct{}, h *handle) {
+	fl := h.file
+	start := time.Now()
+	limit := f.patience.left(start, f.opts.OpenWait)
+	for off := int64(0); off < fl.size && limit > 0; {
+		piece := extent{off, min(off+int64(f.opts.MaxRead), fl.size)}
+		f.fillAhead(h, extent{off, min(off+maxWindow, fl.size)})
+		if _, s := f.ensure(cancel, h, piece); !s.Ok() {
+			break
+		}
+		f.done(fl)
+		off = piece.end
+		if !worthIt(time.Since(start), limit, off, fl.size) {
+			break
+		}
+	}
+	now := time.Now()
+	f.patience.spend(now, now.Sub(start))
 }
 
 // done gives back what ensure took.

@@ -11,7 +11,8 @@ import (
 )
 
 // Open implements fuse.RawFileSystem. A file up to Options.FillLimit is complete
-// when it returns; one that is complete already costs no request.
+// when it returns, and a larger one if that does not take too long (see
+// patience); one that is complete already costs no request.
 func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if writes(in.Flags) {
 		return readOnly
@@ -64,11 +65,13 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 		f.register(h, out)
 		return fuse.OK
 	}
-	if size <= f.opts.FillLimit && size <= budget {
+	switch { // An error is for the read that meets it again.
+	case size <= f.opts.FillLimit && size <= budget:
 		if _, s := f.ensure(cancel, h, fl.whole()); s.Ok() {
 			f.done(fl)
 		}
-		// An error is for the read that meets it again.
+	case size <= budget/2:
+		f.fillPatiently(cancel, h)
 	}
 	f.register(h, out)
 	return fuse.OK

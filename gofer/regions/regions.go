@@ -35,6 +35,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -66,6 +67,9 @@ type Options struct {
 	// FillLimit is the size, in bytes, up to which a file is read completely when
 	// it is opened, so that the client gets its region right away.
 	FillLimit int64
+	// OpenWait is how long one open may wait for a larger file to be complete (see
+	// patience): 0 is a second, less than 0 is not at all.
+	OpenWait time.Duration
 	// MaxFiles bounds the files with data: each costs a descriptor.
 	MaxFiles int
 	// MaxRead is the largest read to ask the file system below for; default 1 MiB.
@@ -83,6 +87,7 @@ type FS struct {
 	fillers            chan struct{} // one token for each fill ahead
 	wg                 sync.WaitGroup
 	stats              counters
+	patience           patience
 
 	mu       sync.Mutex
 	budget   int64              // guarded by mu, as all that follows
@@ -115,6 +120,9 @@ type Stats struct {
 func New(below fuse.RawFileSystem, o Options) *FS {
 	if o.FillLimit == 0 {
 		o.FillLimit = DefaultFillLimit
+	}
+	if o.OpenWait == 0 {
+		o.OpenWait = maxWait
 	}
 	if o.MaxFiles <= 0 {
 		o.MaxFiles = DefaultMaxFiles

@@ -174,7 +174,7 @@ func TestReopenCostsNoRequest(t *testing.T) {
 func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
 	const size = 10<<20 + 123
 	s := newSource(size)
-	f := New(s, Options{Budget: 64 << 20})
+	f := New(s, Options{Budget: 64 << 20, OpenWait: -1})
 	fh := openFile(t, f, 2)
 	if _, ok := f.Donate(2, fh); ok {
 		t.Fatal("a large file was complete when it was opened")
@@ -199,7 +199,7 @@ func TestStreamIsReadAheadInLargeRequests(t *testing.T) {
 func TestRandomReadsDoNotFetchMuchMore(t *testing.T) {
 	const size = 16 << 20
 	s := newSource(size)
-	f := New(s, Options{Budget: 64 << 20})
+	f := New(s, Options{Budget: 64 << 20, OpenWait: -1})
 	fh := openFile(t, f, 2)
 	r := rand.New(rand.NewSource(3))
 	for range 30 {
@@ -219,7 +219,7 @@ func TestRandomReadsDoNotFetchMuchMore(t *testing.T) {
 func TestReadersShareAFill(t *testing.T) {
 	s := newSource(randomFill)
 	s.gate = make(chan struct{})
-	f := New(s, Options{Budget: 1 << 20, FillLimit: 1})
+	f := New(s, Options{Budget: 1 << 20, FillLimit: 1, OpenWait: -1})
 	var wg sync.WaitGroup
 	for range 10 {
 		fh := openFile(t, f, 2)
@@ -357,7 +357,7 @@ func TestConcurrentReadersUnderPressure(t *testing.T) {
 		sizes = append(sizes, 1+i*17_001)
 	}
 	s := newSource(sizes...)
-	f := New(s, Options{Budget: 2 << 20, FillLimit: 100_000, MaxRead: 128 << 10})
+	f := New(s, Options{Budget: 2 << 20, FillLimit: 100_000, OpenWait: -1, MaxRead: 128 << 10})
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
