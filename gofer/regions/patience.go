@@ -10,12 +10,12 @@ import (
 
 const (
 	// maxWait is Options.OpenWait when it is 0.
-	maxWait = time.Second
+	maxWait = 3 * time.Second
 	// probe is how long a fill runs before it is judged by its speed.
-	probe = 50 * time.Millisecond
+	probe = 100 * time.Millisecond
 	// maxPatience is what may be spent in a row; it comes back at a quarter of the
 	// pace of time, so that opens wait no more than a quarter of the time at most.
-	maxPatience      = 4 * time.Second
+	maxPatience      = 10 * time.Second
 	patienceRecovers = 4
 )
 
@@ -58,10 +58,14 @@ func (p *patience) recover(now time.Time) {
 }
 
 // worthIt reports whether a fill that has done part of size bytes in elapsed
-// will be over within limit.
+// will be over within limit. One that is half done may take twice as long: the
+// time already spent must not be for nothing.
 func worthIt(elapsed, limit time.Duration, done, size int64) bool {
 	if elapsed < min(probe, limit) {
 		return true
+	}
+	if done >= size/2 {
+		limit *= 2
 	}
 	return float64(elapsed)*float64(size) <= float64(limit)*float64(done)
 }

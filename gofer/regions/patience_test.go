@@ -40,17 +40,19 @@ func TestPatience(t *testing.T) {
 }
 
 func TestWorthIt(t *testing.T) {
-	const limit = time.Second
+	const limit = 10 * probe
 	for _, c := range []struct {
 		elapsed    time.Duration
 		done, size int64
 		want       bool
 	}{
 		{probe - 1, 0, 1 << 40, true}, // too early to tell
-		{probe, 50, 1000, true},
-		{probe, 49, 1000, false},
+		{probe, 100, 1000, true},
+		{probe, 99, 1000, false},
 		{limit, 1000, 1000, true},
-		{limit, 999, 1000, false},
+		{limit, 500, 1000, true}, // half done
+		{limit, 499, 1000, false},
+		{2 * limit, 999, 1000, false},
 		{probe, 1 << 60, 1 << 62, true},
 		{probe, 0, 1, false},
 	} {
@@ -80,8 +82,8 @@ func TestLargeFileIsDonatedIfItIsSoonComplete(t *testing.T) {
 		atMost  time.Duration
 	}{
 		{10 * time.Millisecond, 1 << 30, true, 32 * 10 / maxFillers * time.Millisecond, maxWait},
-		{time.Second, 1 << 30, false, time.Second, time.Second}, // the first piece tells
-		{10 * time.Millisecond, 48 << 20, false, 0, 0},          // would take most of the cache
+		{maxWait, 1 << 30, false, maxWait, maxWait},    // the first piece tells
+		{10 * time.Millisecond, 48 << 20, false, 0, 0}, // would take most of the cache
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSource(32 << 20)

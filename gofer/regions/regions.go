@@ -68,7 +68,7 @@ type Options struct {
 	// it is opened, so that the client gets its region right away.
 	FillLimit int64
 	// OpenWait is how long one open may wait for a larger file to be complete (see
-	// patience): 0 is a second, less than 0 is not at all.
+	// patience): 0 is three seconds, less than 0 is not at all.
 	OpenWait time.Duration
 	// MaxFiles bounds the files with data: each costs a descriptor.
 	MaxFiles int
