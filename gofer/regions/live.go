@@ -63,6 +63,7 @@ type Live struct {
 	o                  LiveOptions
 	log                *slog.Logger
 	stats              counters
+	maxFiles           int // with a copy; immutable
 
 	stripes [liveStripes]sync.Mutex
 
@@ -123,7 +124,7 @@ func NewLive(below fuse.RawFileSystem, o LiveOptions) *Live {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Live{
-		RawFileSystem: below, o: o, log: o.Log, budget: o.Budget,
+		RawFileSystem: below, o: o, log: o.Log, budget: o.Budget, maxFiles: filesWithin(2),
 		stop: make(chan struct{}), wake: make(chan struct{}, 1),
 		files: make(map[uint64]*copied), lru: list.New(),
 	}

@@ -73,7 +73,7 @@ func (l *Live) dropLocked(c *copied) []forgotten {
 
 // evictLocked drops copies that no client holds until the budget holds.
 func (l *Live) evictLocked() (gone []forgotten) {
-	for el := l.lru.Back(); el != nil && (l.resident > l.budget || l.lru.Len() > DefaultMaxFiles); {
+	for el := l.lru.Back(); el != nil && (l.resident > l.budget || l.lru.Len() > l.maxFiles); {
 		c := el.Value.(*copied)
 		el = el.Prev()
 		if c.io == 0 && c.donated == 0 {

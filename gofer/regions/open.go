@@ -131,6 +131,7 @@ func (f *FS) unref(h *handle) {
 		fl.handles--
 		if h.donated {
 			if fl.donated--; fl.donated == 0 {
+				f.lent--
 				f.donated -= fl.cost
 			}
 		}
@@ -185,7 +186,7 @@ func (f *FS) Donate(nodeID, fh uint64) (fd int, ok bool) {
 		return -1, false
 	}
 	// What clients hold cannot be evicted: they must not hold more than there is.
-	if h.file.donated == 0 && f.donated+h.file.cost > f.budget {
+	if h.file.donated == 0 && (f.donated+h.file.cost > f.budget || f.lent >= f.opts.MaxFiles*3/4) {
 		return -1, false
 	}
 	fd, err := unix.FcntlInt(uintptr(h.file.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -194,6 +195,7 @@ func (f *FS) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	}
 	h.donated = true
 	if h.file.donated == 0 {
+		f.lent++
 		f.donated += h.file.cost // which is final: the file is sealed
 	}
 	h.file.donated++

@@ -53,7 +53,8 @@ const (
 	maxFillers = 8
 	// DefaultFillLimit is Options.FillLimit when it is 0.
 	DefaultFillLimit = 1 << 20
-	// DefaultMaxFiles is Options.MaxFiles when it is 0.
+	// DefaultMaxFiles is Options.MaxFiles when it is 0 and there are enough
+	// descriptors.
 	DefaultMaxFiles = 100_000
 	// minFileCost is what the smallest file counts against the budget: one page
 	// of data, and about as much for the memfd's inode and file in the kernel.
@@ -70,7 +71,9 @@ type Options struct {
 	// OpenWait is how long one open may wait for a larger file to be complete (see
 	// patience): 0 is three seconds, less than 0 is not at all.
 	OpenWait time.Duration
-	// MaxFiles bounds the files with data: each costs a descriptor.
+	// MaxFiles bounds the files with data: each costs a descriptor. The default
+	// follows RLIMIT_NOFILE. Clients hold at most three quarters of them, so that
+	// there is always something to evict.
 	MaxFiles int
 	// MaxRead is the largest read to ask the file system below for; default 1 MiB.
 	MaxRead int
@@ -97,6 +100,7 @@ type FS struct {
 	lru      *list.List         // of *file with data, most recently used first
 	resident int64              // bytes that count against the budget
 	donated  int64              // those of resident in clients' hands; never more than the budget
+	lent     int                // files in clients' hands; never more than 3/4 of MaxFiles
 	closed   bool
 }
 
@@ -125,7 +129,7 @@ func New(below fuse.RawFileSystem, o Options) *FS {
 		o.OpenWait = maxWait
 	}
 	if o.MaxFiles <= 0 {
-		o.MaxFiles = DefaultMaxFiles
+		o.MaxFiles = filesWithin(1)
 	}
 	if o.MaxRead <= 0 {
 		o.MaxRead = 1 << 20

@@ -302,6 +302,72 @@ func TestClientsHoldNoMoreThanTheBudget(t *testing.T) {
 	finish(t, f, s)
 }
 
+// Each file with data has a descriptor open, however small it is.
+func TestFilesAreBoundedByDescriptors(t *testing.T) {
+	const most = 8
+	s := newSource(make([]int, 5*most)...)
+	for i := range s.files {
+		s.files[i] = fmt.Appendf(nil, "file %d", i)
+	}
+	f := New(s, Options{Budget: 1 << 30, MaxFiles: most})
+	fhs := make(map[uint64]uint64)
+	for i, want := range s.files {
+		id := uint64(i + 2)
+		fh := openFile(t, f, id)
+		fhs[id] = fh
+		if fd, ok := f.Donate(id, fh); ok {
+			unix.Close(fd)
+		}
+		if got, st := read(f, id, fh, 0, 100); !st.Ok() || !bytes.Equal(got, want) {
+			t.Fatalf("file %d: got %q, %v", i, got, st)
+		}
+		if st := f.Stats(); st.Files > most || st.DonatedFiles > most*3/4 {
+			t.Fatalf("after file %d: %+v", i, st)
+		}
+	}
+	if st := f.Stats(); st.DonatedFiles != most*3/4 {
+		t.Errorf("%d files are handed out, want %d", st.DonatedFiles, most*3/4)
+	}
+	for id, fh := range fhs {
+		release(f, id, fh)
+	}
+	fh := openFile(t, f, 40)
+	if fd, ok := f.Donate(40, fh); !ok {
+		t.Error("there is room again, and nothing is handed out")
+	} else {
+		unix.Close(fd)
+	}
+	release(f, 40, fh)
+	finish(t, f, s)
+}
+
+func TestMaxFilesFollowsTheLimit(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lower := unix.Rlimit{Cur: min(limit.Cur, 1000), Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lower); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := newSource()
+	f := New(s, Options{})
+	if got, want := f.opts.MaxFiles, int(lower.Cur/2); got != want {
+		t.Errorf("%d files with room for %d descriptors, want %d", got, lower.Cur, want)
+	}
+	finish(t, f, s)
+	l := NewLive(s, LiveOptions{})
+	if got, want := l.maxFiles, int(lower.Cur/4); got != want {
+		t.Errorf("%d copies with room for %d descriptors, want %d", got, lower.Cur, want)
+	}
+	l.OnUnmount()
+}
+
 func TestForgetIsKeptBackWhileThereIsData(t *testing.T) {
 	s := newSource(1000)
 	f := New(s, Options{Budget: 1 << 20})
