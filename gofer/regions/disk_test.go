@@ -34,6 +34,7 @@ type disk struct {
 	noSpace int64                       // files end here with ENOSPC; 0: never
 	fail    func(op string) fuse.Status // or nil
 	enter   func(op string)             // called without mu; or nil
+	leave   func()                      // the same, when a READ has its data; or nil
 	cut     int                         // accept so many bytes of a WRITE; 0: all
 	child   map[string]uint64           // for Child
 }
@@ -134,7 +135,12 @@ func (d *disk) check(fh uint64, not uint32) {
 
 func (d *disk) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	s := d.begin("READ")
-	defer d.mu.Unlock()
+	defer func() {
+		d.mu.Unlock()
+		if d.leave != nil {
+			d.leave()
+		}
+	}()
 	d.check(in.Fh, unix.O_WRONLY)
 	if !s.Ok() {
 		return nil, s

@@ -82,13 +82,14 @@ func (s *extents) remove(e extent) {
 	*s = slices.Replace(*s, i, j, rest...)
 }
 
-// within returns the parts of e that are in the set, in order.
-func (s extents) within(e extent) extents {
-	var out extents
-	for i := s.search(e.start + 1); i < len(s) && s[i].start < e.end; i++ {
-		out = append(out, extent{max(s[i].start, e.start), min(s[i].end, e.end)})
+// first returns the first part of e that is in the set; an empty extent if there
+// is none.
+func (s extents) first(e extent) extent {
+	i := s.search(e.start + 1)
+	if e.empty() || i == len(s) || s[i].start >= e.end {
+		return extent{}
 	}
-	return out
+	return extent{max(s[i].start, e.start), min(s[i].end, e.end)}
 }
 
 // bytes returns the size of the set.

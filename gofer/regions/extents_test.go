@@ -23,6 +23,14 @@ func TestExtentsAgainstModel(t *testing.T) {
 				model[i] = true
 			}
 			checkExtents(t, s, model[:])
+			if r.Intn(3) == 0 {
+				e := extent{int64(r.Intn(size)), int64(r.Intn(size + 1))}
+				s.remove(e)
+				for i := e.start; i < e.end; i++ {
+					model[i] = false
+				}
+				checkExtents(t, s, model[:])
+			}
 			q := extent{int64(r.Intn(size)), int64(r.Intn(size + 1))}
 			checkQuery(t, s, model[:], q)
 		}
@@ -57,6 +65,18 @@ func checkQuery(t *testing.T, s extents, model []bool, q extent) {
 		if !model[i] {
 			missing.add(extent{i, i + 1})
 		}
+	}
+	var first extent
+	for i := q.start; i < q.end && (first.empty() || model[i]); i++ {
+		if model[i] && first.empty() {
+			first.start = i
+		}
+		if model[i] {
+			first.end = i + 1
+		}
+	}
+	if got := s.first(q); got != first {
+		t.Fatalf("%v first of %v: got %v, want %v", q, s, got, first)
 	}
 	got := s.missing(q)
 	if len(got) != len(missing) {

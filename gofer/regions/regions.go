@@ -1,9 +1,12 @@
 // Copyright 2026 The FSVA Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package regions keeps the data of files in memfds, one for each file, so that
-// it is stored once on the machine and can be handed to sandboxes, which then
-// read and map it without asking anybody.
+// Package regions keeps the data of files in memory that can be handed to
+// sandboxes, one region for each file, so that it is stored once on the machine
+// and sandboxes read and map it without asking anybody. An FS serves volumes that
+// do not change, a Writable those that one sandbox changes, and a Live those that
+// may be changed by anybody. The following is about FS; the others say what they
+// do.
 //
 // It serves volumes that do not change: read-only ones of a file system that
 // owns its source, such as squashfs images and archives. An FS wraps another

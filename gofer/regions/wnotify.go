@@ -75,12 +75,12 @@ func (w *Writable) Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Statu
 	defer n.data.RUnlock()
 	w.mu.Lock()
 	fd := n.rw
-	have := n.valid.within(extent{int64(off), int64(off) + int64(size)})
+	have := n.valid.first(extent{int64(off), int64(off) + int64(size)})
 	w.mu.Unlock()
-	if len(have) == 0 || have[0].start != int64(off) {
+	if have.empty() || have.start != int64(off) {
 		return nil, fuse.OK
 	}
-	buf := make([]byte, have[0].end-have[0].start)
+	buf := make([]byte, have.end-have.start)
 	count, err := preadFull(fd, buf, int64(off))
 	if err != nil {
 		return nil, fuse.EIO

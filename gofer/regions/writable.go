@@ -237,7 +237,7 @@ func (w *Writable) put(n *inode) {
 // tidyLocked removes an inode that nobody needs any more and returns what is to
 // be forgotten.
 func (w *Writable) tidyLocked(n *inode) []forgotten {
-	if n.refs > 0 || n.donated > 0 || len(n.dirty) > 0 {
+	if n.refs > 0 || n.donated > 0 { // as n.writer does when something is dirty
 		return nil
 	}
 	if n.dead {

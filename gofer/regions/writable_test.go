@@ -321,6 +321,15 @@ func TestNotificationDuringARequest(t *testing.T) {
 		w.release(2, fh)
 		w.end()
 	}
+
+	// It comes when the data is on its way.
+	d := newDisk([]byte("old data"))
+	w := newWritable(t, d, WritableOptions{FillLimit: 1})
+	fh := w.open(2, unix.O_RDWR)
+	d.leave = func() { d.leave = nil; d.set(2, []byte("new data")); w.InvalInode(2, 0, 0) }
+	w.wantRead(2, fh, "new data") // it is known to be old before it is returned
+	w.release(2, fh)
+	w.end()
 }
 
 func TestDirectFilesPassThrough(t *testing.T) {
@@ -441,4 +450,114 @@ func TestHolesAndShortReads(t *testing.T) {
 	}
 	w.release(id, fh)
 	w.end()
+}
+
+func TestReadByRequestGoesFirst(t *testing.T) {
+	d := newDisk(randomBytes(50_000), randomBytes(50_000), randomBytes(50_000))
+	w := newWritable(t, d, WritableOptions{Budget: 1 << 20})
+	for id := uint64(2); id < 5; id++ {
+		fh := w.open(id, unix.O_RDONLY)
+		if id == 4 { // the one used last
+			w.tryRead(id, fh, 0, 50_000)
+		}
+		w.release(id, fh)
+	}
+	w.SetBudget(w.Stats().Resident - 1)
+	if st := w.Stats(); st.Files != 2 || st.Evictions != 1 {
+		t.Fatalf("%+v", st)
+	}
+	if w.inodes[4] != nil {
+		t.Error("what a client has read and keeps itself was kept")
+	}
+	w.end()
+}
+
+func TestWritableClientsHoldNoMoreThanTheBudget(t *testing.T) {
+	big := make([]byte, 100_000)
+	w := newWritable(t, newDisk(big, big, big), WritableOptions{Budget: 250_000})
+	got := 0
+	for id := uint64(2); id < 5; id++ {
+		fh := w.open(id, unix.O_RDONLY)
+		if fd, ok := w.Donate(id, fh); ok {
+			got++
+			unix.Close(fd)
+			defer w.Return(id)
+		}
+		w.release(id, fh)
+	}
+	if got != 2 { // zeros or not: a client could fill them
+		t.Errorf("%d files of 100,000 bytes handed out with a budget of 250,000", got)
+	}
+}
+
+// As long as a file is not forgotten its server may keep its blocks.
+func TestRemovedFileIsForgotten(t *testing.T) {
+	d := newDisk([]byte("kept"), []byte("removed"))
+	d.child = map[string]uint64{"kept": 2, "removed": 3}
+	w := newWritable(t, d, WritableOptions{})
+	for id := uint64(2); id < 4; id++ {
+		w.release(id, w.open(id, unix.O_RDONLY))
+		w.Forget(id, 3)
+	}
+	if d.forgets != 0 {
+		t.Error("forgotten while the data is kept")
+	}
+	fh := w.open(3, unix.O_RDONLY)
+	if s := w.Unlink(nil, &fuse.InHeader{NodeId: 1}, "removed"); !s.Ok() {
+		t.Fatal(s)
+	}
+	w.wantRead(3, fh, "removed")
+	w.release(3, fh)
+	if d.forgets != 3 || w.Stats().Files != 1 {
+		t.Errorf("%d lookups forgotten, %d files kept", d.forgets, w.Stats().Files)
+	}
+	w.end()
+	if d.forgets != 6 {
+		t.Errorf("%d lookups forgotten in the end", d.forgets)
+	}
+}
+
+// Storing cannot fail once the server has the data: a client would go on reading
+// the old.
+func TestNoRoomForARegion(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("needs root: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	for _, back := range []bool{false, true} {
+		d := newDisk([]byte("0123456789"), nil)
+		w := newWritable(t, d, WritableOptions{WriteBack: back})
+		w.o.Dir = dir
+		fh := w.open(2, unix.O_RDONLY)
+		fd := w.lend(2, fh)
+		rw := w.open(2, unix.O_RDWR)
+		data := randomBytes(200_000)
+		n, s := w.tryWrite(2, rw, 0, data)
+		if back && (n == 0 || !s.Ok()) || !back && s != enospc {
+			t.Errorf("write-back %v: %d, %v", back, n, s)
+		}
+		w.flushRPC(2, rw)
+		if got, want := contents(t, fd), string(d.get(2)); got != want {
+			t.Errorf("the region has %d bytes, the server %d", len(got), len(want))
+		}
+		// A file that nobody holds does without.
+		other := w.open(3, unix.O_RDWR)
+		for off := 0; off < len(data); {
+			n, s := w.tryWrite(3, other, off, data[off:])
+			if !s.Ok() {
+				t.Fatalf("write at %d: %v", off, s)
+			}
+			off += n
+		}
+		w.wantRead(3, other, string(data))
+		w.release(2, rw)
+		w.release(3, other)
+		w.release(2, fh)
+		w.Return(2)
+		if got := d.get(3); !bytes.Equal(got, data) {
+			t.Error("the server has other data")
+		}
+		w.end()
+	}
 }

@@ -153,12 +153,11 @@ func (w *Writable) flushLocked(n *inode) fuse.Status {
 // Preconditions: data is held; if for reading, flushing is, too.
 func (w *Writable) writeOut(n *inode, e extent) (end int64, s fuse.Status) {
 	w.mu.Lock()
-	dirty := n.dirty.within(e)
-	if len(dirty) == 0 {
+	part := n.dirty.first(e)
+	if part.empty() {
 		w.mu.Unlock()
 		return e.end, fuse.OK
 	}
-	part := dirty[0]
 	part.end = min(part.end, part.start+int64(w.o.MaxWrite))
 	fd, h := n.rw, n.writer // which is there as long as something is dirty
 	in := fuse.WriteIn{InHeader: n.header, Fh: h.fh, Offset: uint64(part.start), Flags: h.flags}
@@ -195,14 +194,11 @@ func (w *Writable) writeOut(n *inode, e extent) (end int64, s fuse.Status) {
 	return part.end, s
 }
 
-// failLocked makes s the file's error. Like Linux, it does not count a failure
-// that nobody has been told of twice.
+// failLocked makes s the file's error, in the place of an earlier one.
 func (n *inode) failLocked(s fuse.Status) {
-	if n.failures == 0 || n.reported || n.err != s {
-		n.failures++
-		n.reported = false
-		n.err = s
-	}
+	n.failures++
+	n.reported = false
+	n.err = s
 }
 
 // takeError returns the file's error if it was not reported through this handle.

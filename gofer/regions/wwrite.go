@@ -85,7 +85,6 @@ func (w *Writable) change(nodeID uint64, e extent, do func() fuse.Status, apply 
 	s := do()
 	if s.Ok() {
 		apply(n)
-		w.restore(n)
 	} else if s != fuse.ENOSYS {
 		w.unknown(n, e)
 	}
@@ -177,6 +176,10 @@ func (w *Writable) zero(n *inode, e extent) {
 	if err := unix.Fallocate(n.rw, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.start, e.end-e.start); err != nil {
 		w.log.Warn("punch a hole into a region", "err", err)
 		w.spoilLocked(n, e)
+		if n.donated > 0 {
+			w.broken[n] = struct{}{}
+			w.kick()
+		}
 		return
 	}
 	n.valid.add(e)

@@ -187,6 +187,63 @@ func TestServeInMemory(t *testing.T) {
 	}
 }
 
+// A confined gofer can make regions, write them back, and hand them out.
+func TestWriteBackInTheConfinedProcess(t *testing.T) {
+	g := startGofer(t, goferproto.Config{InProcess: "mem", WriteBack: true, CacheLimit: 64 << 20})
+	if r := g.reply(t); r.Ready == nil || !r.Ready.Cache {
+		t.Fatalf("got %+v, want readiness and a cache", r)
+	}
+	ctx := gctx.Background()
+	c, root := g.mount(t, attach.Request{Container: "one", Destination: "/data", Descriptors: 1})
+	file := create(t, c, root, "file")
+	if n, err := file.Write(ctx, []byte("hello"), 0); n != 5 || err != nil {
+		t.Fatalf("write: %d, %v", n, err)
+	}
+	dirty := func() int64 {
+		t.Helper()
+		if err := g.conn.SendRequest(goferproto.Request{ID: 1, Op: goferproto.OpStat}); err != nil {
+			t.Fatal(err)
+		}
+		r := g.reply(t)
+		if r.Stat == nil || r.Stat.Cache == nil {
+			t.Fatalf("stat: got %+v", r)
+		}
+		return r.Stat.Cache.Dirty
+	}
+	if n := dirty(); n != 5 {
+		t.Errorf("%d bytes are dirty after a write of 5", n)
+	}
+	if err := file.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := dirty(); n != 0 {
+		t.Errorf("%d bytes are dirty after close", n)
+	}
+	_, inodes, err := root.WalkMultiple(ctx, []string{"file"})
+	if err != nil || len(inodes) != 1 {
+		t.Fatalf("walk: %d, %v", len(inodes), err)
+	}
+	again := c.NewFD(inodes[0].ControlFD)
+	_, host, err := again.OpenAt(ctx, unix.O_RDONLY)
+	if err != nil || host < 0 {
+		t.Fatalf("open for reading: descriptor %d, %v", host, err)
+	}
+	defer unix.Close(host)
+	got := make([]byte, 10)
+	if n, err := unix.Pread(host, got, 0); err != nil || string(got[:n]) != "hello" {
+		t.Errorf("the descriptor has %q, %v", got[:n], err)
+	}
+	if err := g.conn.SendRequest(goferproto.Request{ID: 2, Op: goferproto.OpStop}); err != nil {
+		t.Fatal(err)
+	}
+	if r := g.reply(t); r.Error != "" {
+		t.Errorf("stop: got %+v", r)
+	}
+	if err := g.cmd.Wait(); err != nil {
+		t.Errorf("the gofer ended with %v", err)
+	}
+}
+
 // The process that answers requests has given up what it was started with.
 func TestGoferIsConfined(t *testing.T) {
 	g := startGofer(t, goferproto.Config{InProcess: "mem"})
@@ -249,6 +306,32 @@ func TestEndsWithItsSupervisor(t *testing.T) {
 	g.conn.Close()
 	if err := g.cmd.Wait(); err != nil {
 		t.Errorf("the gofer ended with %v", err)
+	}
+}
+
+// What goes through the buffer cache is changed by one client only.
+func TestCachesWrites(t *testing.T) {
+	for _, tc := range []struct {
+		inProcess, coherence         string
+		readOnly, strict, back, want bool
+	}{
+		{"", attach.Exclusive, false, false, false, true},
+		{"", attach.Exclusive, false, false, true, true},
+		{"", attach.Exclusive, true, false, false, false},
+		{"", attach.Shared, false, false, false, false},
+		{"", attach.Shared, false, false, true, false},
+		{"", attach.Exclusive, false, true, false, false},
+		{"", attach.Exclusive, false, true, true, true},
+		{"mem", attach.Exclusive, false, false, false, false},
+		{"dir", attach.Exclusive, false, false, true, true},
+	} {
+		cfg := goferproto.Config{
+			InProcess: tc.inProcess, WriteBack: tc.back,
+			Volume: attach.Info{Coherence: tc.coherence, ReadOnly: tc.readOnly, StrictFsync: tc.strict},
+		}
+		if got := cachesWrites(cfg); got != tc.want {
+			t.Errorf("%+v: got %v", tc, got)
+		}
 	}
 }
 
