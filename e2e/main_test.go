@@ -15,6 +15,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -25,5 +26,9 @@ import (
 var env *harness.Env
 
 func TestMain(m *testing.M) {
+	if dir, ok := os.LookupEnv(mapEnv); ok {
+		fmt.Fprintln(os.Stderr, mapFiles(dir)) // it returns an error only
+		os.Exit(1)
+	}
 	os.Exit(harness.Main(m.Run, func(e *harness.Env) { env = e }))
 }
