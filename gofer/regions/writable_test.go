@@ -399,10 +399,17 @@ func TestWritableReadsInLargeAlignedPieces(t *testing.T) {
 func TestLargeFileIsFilledForTheNextOpen(t *testing.T) {
 	d := newDisk(randomBytes(3 << 20))
 	w := newWritable(t, d, WritableOptions{})
+	gate := make(chan struct{})
+	d.enter = func(op string) {
+		if op == "READ" {
+			<-gate
+		}
+	}
 	first := w.open(2, unix.O_RDONLY)
 	if _, ok := w.Donate(2, first); ok {
-		t.Fatal("it was complete at once")
+		t.Error("it was complete at once")
 	}
+	close(gate)
 	eventually(t, "the file is complete", func() bool {
 		fh := w.open(2, unix.O_RDONLY)
 		fd, ok := w.Donate(2, fh)
@@ -452,6 +459,24 @@ func TestHolesAndShortReads(t *testing.T) {
 	w.end()
 }
 
+// What is read again takes the place of what was there, though it be zeros or
+// nothing.
+func TestZerosReplaceOldData(t *testing.T) {
+	d := newDisk(bytes.Repeat([]byte("x"), 1000))
+	w := newWritable(t, d, WritableOptions{FillLimit: 1})
+	fh := w.open(2, unix.O_RDWR)
+	w.wantRead(2, fh, strings.Repeat("x", 1000))
+	d.set(2, make([]byte, 1000))
+	w.InvalInode(2, 0, 0)
+	w.wantRead(2, fh, strings.Repeat("\x00", 1000))
+	w.write(2, fh, 0, strings.Repeat("y", 1000))
+	d.set(2, []byte("short")) // it has said 1000
+	w.InvalInode(2, 0, 0)
+	w.wantRead(2, fh, "short"+strings.Repeat("\x00", 995))
+	w.release(2, fh)
+	w.end()
+}
+
 func TestReadByRequestGoesFirst(t *testing.T) {
 	d := newDisk(randomBytes(50_000), randomBytes(50_000), randomBytes(50_000))
 	w := newWritable(t, d, WritableOptions{Budget: 1 << 20})
@@ -462,6 +487,11 @@ func TestReadByRequestGoesFirst(t *testing.T) {
 		}
 		w.release(id, fh)
 	}
+	w.mu.Lock()
+	for _, n := range w.inodes {
+		n.used = false
+	}
+	w.mu.Unlock()
 	w.SetBudget(w.Stats().Resident - 1)
 	if st := w.Stats(); st.Files != 2 || st.Evictions != 1 {
 		t.Fatalf("%+v", st)
