@@ -88,6 +88,7 @@ var commands = map[string]string{
 	"runsc-stock": "gvisor.dev/gvisor/runsc",
 	"fscheck":     "./gofer/conformance/fscheck",
 	"posix.test":  "./gofer/conformance/posix",
+	"faulty":      "./e2e/faulty",
 }
 
 // Binary returns the path of one of the project's binaries. With FSVA_BIN_DIR set it must be there; otherwise the one
@@ -117,7 +118,7 @@ func (e *Env) findOrBuild(name string) (string, error) {
 	if !ok {
 		return "", errors.New("unknown")
 	}
-	isTool := strings.Contains(pkg, "/conformance/")
+	isTool := strings.Contains(pkg, "/conformance/") || strings.HasPrefix(pkg, "./e2e/")
 	if !isTool {
 		dir, given := os.LookupEnv("FSVA_BIN_DIR")
 		if !given {
