@@ -73,6 +73,11 @@ e2e: build ## end-to-end tests: docker, our runsc, real FUSE servers (root)
 	@scripts/setup test
 	@scripts/e2e
 
+.PHONY: soak
+soak: build ## the long suite: 1,000,000 files, and an hour of checked reads and writes (root, 2 h)
+	@scripts/setup test
+	@scripts/soak
+
 .PHONY: tour
 tour: build ## the commands of README.md's five-minute tour (root)
 	@scripts/tour
