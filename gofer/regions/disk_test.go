@@ -292,6 +292,9 @@ func newWritable(t *testing.T, d *disk, o WritableOptions) *writable {
 	if o.MaxAge == 0 {
 		o.MaxAge = time.Hour // no test waits for time to pass
 	}
+	if o.OpenWait == 0 {
+		o.OpenWait = -1 // most tests want to see what a partly filled region does
+	}
 	return &writable{NewWritable(d, o), t, d}
 }
 

@@ -5,7 +5,6 @@ package regions
 
 import (
 	"sync"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -179,22 +178,15 @@ func (f *FS) transfer(cancel <-chan struct{}, h *handle, e extent) fuse.Status {
 // up is for read-ahead.
 func (f *FS) fillPatiently(cancel <-chan struct{}, h *handle) {
 	fl := h.file
-	start := time.Now()
-	limit := f.patience.left(start, f.opts.OpenWait)
-	for off := int64(0); off < fl.size && limit > 0; {
+	f.patience.fill(f.opts.OpenWait, fl.size, func(off int64) (end int64, ok bool) {
 		piece := extent{off, min(off+int64(f.opts.MaxRead), fl.size)}
 		f.fillAhead(h, extent{off, min(off+maxWindow, fl.size)})
 		if _, s := f.ensure(cancel, h, piece); !s.Ok() {
-			break
+			return 0, false
 		}
 		f.done(fl)
-		off = piece.end
-		if !worthIt(time.Since(start), limit, off, fl.size) {
-			break
-		}
-	}
-	now := time.Now()
-	f.patience.spend(now, now.Sub(start))
+		return piece.end, true
+	})
 }
 
 // done gives back what ensure took.

@@ -31,6 +31,20 @@ type patience struct {
 	last  time.Time     // guarded by mu
 }
 
+// fill has next fill a file of size bytes, from off to the end it returns, as
+// long as that will soon be over and it reports success. limit bounds the wait.
+func (p *patience) fill(limit time.Duration, size int64, next func(off int64) (end int64, ok bool)) {
+	start := time.Now()
+	limit = p.left(start, limit)
+	for off, ok := int64(0), true; off < size && limit > 0; {
+		if off, ok = next(off); !ok || !worthIt(time.Since(start), limit, off, size) {
+			break
+		}
+	}
+	now := time.Now()
+	p.spend(now, now.Sub(start))
+}
+
 // left returns how long an open may wait, not more than limit.
 func (p *patience) left(now time.Time, limit time.Duration) time.Duration {
 	p.mu.Lock()

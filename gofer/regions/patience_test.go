@@ -128,3 +128,20 @@ func TestPatienceEnds(t *testing.T) {
 		finish(t, f, s)
 	})
 }
+
+func TestLargeWritableFileIsDonatedIfItIsSoonComplete(t *testing.T) {
+	d := newDisk(randomBytes(8 << 20))
+	w := newWritable(t, d, WritableOptions{OpenWait: time.Hour})
+	fh := w.open(2, unix.O_RDONLY)
+	fd, ok := w.Donate(2, fh)
+	if !ok {
+		t.Fatal("it was not complete when it was opened")
+	}
+	if !bytes.Equal([]byte(contents(t, fd)), d.files[0]) {
+		t.Error("wrong data")
+	}
+	unix.Close(fd)
+	w.Return(2)
+	w.release(2, fh)
+	w.end()
+}

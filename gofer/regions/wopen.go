@@ -190,17 +190,33 @@ func (w *Writable) prepare(cancel <-chan struct{}, h *fileHandle, keep bool) {
 		limit = w.o.ExecFillLimit
 	}
 	n.data.RLock()
-	defer n.data.RUnlock()
 	w.mu.Lock()
 	n.used = true
 	size, budget, complete, lent := n.size, w.budget, n.valid.contains(n.whole()), n.donated > 0
 	w.mu.Unlock()
-	switch {
-	case complete:
-	case lent || size <= min(limit, budget):
-		// An error is for the read that meets it again.
-		w.ensure(cancel, h, extent{0, size})
-	case size <= min(w.o.BackgroundLimit, budget):
+	if small := lent || size <= min(limit, budget); complete || small {
+		if !complete {
+			// An error is for the read that meets it again.
+			w.ensure(cancel, h, extent{0, size})
+		}
+		n.data.RUnlock()
+		return
+	}
+	n.data.RUnlock()
+	if size <= budget/2 {
+		w.patience.fill(w.o.OpenWait, size, func(off int64) (end int64, ok bool) {
+			n.data.RLock()
+			defer n.data.RUnlock()
+			end = min(off+int64(w.o.MaxRead), n.size) // which may have changed
+			if off >= end {
+				return 0, false
+			}
+			w.fillAhead(h, extent{off, min(off+maxWindow, n.size)})
+			_, _, s := w.ensure(cancel, h, extent{off, end})
+			return end, s.Ok()
+		})
+	}
+	if size <= min(w.o.BackgroundLimit, budget) {
 		w.fillLater(h)
 	}
 }

@@ -39,6 +39,9 @@ type WritableOptions struct {
 	// FillLimit). Larger files, up to BackgroundLimit, are read completely after
 	// they were opened, for the next open.
 	FillLimit, ExecFillLimit, BackgroundLimit int64
+	// OpenWait is how long one open may wait for a larger file to be complete, as
+	// Options.OpenWait.
+	OpenWait time.Duration
 	// MaxFiles bounds the files with data: each costs two descriptors.
 	MaxFiles int
 	// MaxRead and MaxWrite are the largest read and write to ask the file system
@@ -96,6 +99,7 @@ type Writable struct {
 	fillers            chan struct{}
 	background         chan struct{} // one token: a file filled for the next open
 	stats              counters
+	patience           patience
 	// autoInval says that attributes are compared even if the server sets
 	// FOPEN_KEEP_CACHE; see fuse.CAP_AUTO_INVAL_DATA.
 	autoInval bool
@@ -131,6 +135,9 @@ func NewWritable(below fuse.RawFileSystem, o WritableOptions) *Writable {
 	}
 	if o.ExecFillLimit == 0 {
 		o.ExecFillLimit = o.FillLimit
+	}
+	if o.OpenWait == 0 {
+		o.OpenWait = maxWait
 	}
 	if o.BackgroundLimit == 0 {
 		o.BackgroundLimit = DefaultBackgroundLimit
