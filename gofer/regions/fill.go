@@ -138,8 +138,12 @@ func (f *FS) transfer(cancel <-chan struct{}, h *handle, e extent) fuse.Status {
 	if !status.Ok() {
 		return status
 	}
-	bp := f.buffers.Get().(*[]byte)
-	defer f.buffers.Put(bp)
+	buffers := &f.buffers
+	if e.end-e.start <= randomFill {
+		buffers = &f.smallBuffers
+	}
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
 	buf := (*bp)[:e.end-e.start]
 	in := fuse.ReadIn{
 		InHeader: fuse.InHeader{NodeId: h.nodeID}, Fh: fh, Flags: h.flags,

@@ -90,6 +90,7 @@ type FS struct {
 	opts               Options
 	log                *slog.Logger
 	buffers            sync.Pool     // *[]byte of MaxRead
+	smallBuffers       sync.Pool     // *[]byte of randomFill: small files are read many at once
 	fillers            chan struct{} // one token for each fill ahead
 	wg                 sync.WaitGroup
 	stats              counters
@@ -146,6 +147,7 @@ func New(below fuse.RawFileSystem, o Options) *FS {
 		files:   make(map[uint64]*file), handles: make(map[uint64]*handle), lru: list.New(),
 	}
 	f.buffers.New = func() any { b := make([]byte, o.MaxRead); return &b }
+	f.smallBuffers.New = func() any { b := make([]byte, randomFill); return &b }
 	return f
 }
 
