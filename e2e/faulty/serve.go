@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	fusefs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -25,7 +26,8 @@ const (
 // errnos are those that a fault can be.
 var errnos = map[string]unix.Errno{"EIO": unix.EIO, "ENOSPC": unix.ENOSPC}
 
-// server is a file system some operations of which fail, and then do nothing else.
+// server is a file system some operations of which fail, and then do nothing else. It is the only one that changes its
+// tree, so all that it says may be cached, listings of directories included.
 type server struct {
 	fuse.RawFileSystem
 	faults string // path
@@ -36,7 +38,8 @@ func serve(source, mountpoint string) error {
 	if err != nil {
 		return err
 	}
-	s := &server{fusefs.NewNodeFS(root, &fusefs.Options{}), filepath.Join(source, faultsFile)}
+	valid := time.Hour
+	s := &server{fusefs.NewNodeFS(root, &fusefs.Options{EntryTimeout: &valid, AttrTimeout: &valid}), filepath.Join(source, faultsFile)}
 	// The device is a socket: one write must be one reply.
 	f, err := fuse.NewServer(s, mountpoint, &fuse.MountOptions{FsName: "faulty", DisableSplice: true})
 	if err != nil {
@@ -62,6 +65,13 @@ func (s *server) fault(op string) fuse.Status {
 		}
 	}
 	return fuse.OK
+}
+
+// OpenDir implements fuse.RawFileSystem.
+func (s *server) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	st := s.RawFileSystem.OpenDir(cancel, in, out)
+	out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	return st
 }
 
 // Write implements fuse.RawFileSystem.

@@ -3,11 +3,12 @@
 
 // Package entrycache keeps what an FS server said about names and attributes
 // for as long as the server allowed: directory entries (also that a name does
-// not exist), attributes, symbolic link targets, and the whole of a READDIRPLUS
-// reply, so that the lookups that follow a listing cost no request.
+// not exist), attributes, symbolic link targets, the whole of a READDIRPLUS
+// reply, so that the lookups that follow a listing cost no request, and the
+// listings of directories where the server says FOPEN_CACHE_DIR.
 //
 // An FS wraps another fuse.RawFileSystem. The one below is not trusted with
-// memory: the number of entries kept is bounded. Callers above (frontends) are
+// memory: the number of entries and of listed names kept is bounded. Callers above (frontends) are
 // our own code and must balance lookups and forgets, as with any RawFileSystem.
 //
 // The rules are those of the Linux FUSE client (fs/fuse/dir.c): a reply is valid
@@ -38,6 +39,13 @@ const DefaultMaxEntries = 128 << 10
 type Options struct {
 	// MaxEntries bounds the directory entries kept; 0 is DefaultMaxEntries.
 	MaxEntries int
+	// MaxListed bounds the names in the directory listings kept; 0 is
+	// DefaultMaxListed.
+	MaxListed int
+	// AutoInvalData says that the server agreed to FUSE_AUTO_INVAL_DATA: a listing
+	// is used only while the directory has the modification time that it had when
+	// the listing was read.
+	AutoInvalData bool
 	// ReadOnly says that nobody reads access times back: reading a file does
 	// not invalidate its attributes.
 	ReadOnly bool
@@ -49,13 +57,14 @@ type Options struct {
 	ListsXattrs bool
 }
 
-// Stats counts what the cache did. All values only grow, but for the last two.
+// Stats counts what the cache did. All values only grow, but for the last line's.
 type Stats struct {
 	EntryHits, EntryMisses uint64 // lookups answered from the cache, or not
 	AttrHits, AttrMisses   uint64 // the same for GETATTR
+	ListHits               uint64 // directory reads answered from a listing
 	Invalidations          uint64 // by the server's notifications
 	Evictions              uint64 // entries dropped to stay within MaxEntries
-	Entries, Nodes         int    // now
+	Entries, Nodes, Listed int    // now
 }
 
 // FS is a caching fuse.RawFileSystem. It is safe for concurrent use.
@@ -63,7 +72,7 @@ type FS struct {
 	fuse.RawFileSystem // the file system below; methods not defined here pass through
 	opts               Options
 
-	entryHits, entryMisses, attrHits, attrMisses, invalidations, evictions atomic.Uint64
+	entryHits, entryMisses, attrHits, attrMisses, listHits, invalidations, evictions atomic.Uint64
 
 	mu    sync.Mutex
 	table table // guarded by mu
@@ -76,6 +85,9 @@ func New(below fuse.RawFileSystem, o Options) *FS {
 	if o.MaxEntries <= 0 {
 		o.MaxEntries = DefaultMaxEntries
 	}
+	if o.MaxListed <= 0 {
+		o.MaxListed = DefaultMaxListed
+	}
 	f := &FS{RawFileSystem: below, opts: o}
 	f.table.init()
 	return f
@@ -87,13 +99,13 @@ func (f *FS) String() string { return "entrycache(" + f.RawFileSystem.String() +
 // Stats returns a snapshot.
 func (f *FS) Stats() Stats {
 	f.mu.Lock()
-	entries, nodes := f.table.lru.Len(), len(f.table.nodes)
+	entries, nodes, listed := f.table.lru.Len(), len(f.table.nodes), f.table.listings.size
 	f.mu.Unlock()
 	return Stats{
 		EntryHits: f.entryHits.Load(), EntryMisses: f.entryMisses.Load(),
 		AttrHits: f.attrHits.Load(), AttrMisses: f.attrMisses.Load(),
-		Invalidations: f.invalidations.Load(), Evictions: f.evictions.Load(),
-		Entries: entries, Nodes: nodes,
+		ListHits: f.listHits.Load(), Invalidations: f.invalidations.Load(), Evictions: f.evictions.Load(),
+		Entries: entries, Nodes: nodes, Listed: listed,
 	}
 }
 

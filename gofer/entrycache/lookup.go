@@ -196,30 +196,3 @@ func (f *FS) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fu
 	}
 	return target, status
 }
-
-// ReadDirPlus implements fuse.RawFileSystem. The entries it returns are also
-// cached, so that looking them up costs nothing while they are valid. When it
-// fails the caller owes no FORGET for what the list may hold.
-func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
-	f.mu.Lock()
-	before := markOf(f.table.nodes[in.NodeId])
-	f.mu.Unlock()
-	start := len(list.Bytes())
-	status := f.RawFileSystem.ReadDirPlus(cancel, in, list)
-	if len(list.Bytes()) == start {
-		return status
-	}
-	entries, outs, err := fuse.ParseDirLookupEntries(list.Bytes()[start:])
-	if err != nil {
-		return fuse.EIO // the file system below wrote a list that go-fuse cannot read
-	}
-	f.mu.Lock()
-	defer f.unlock()
-	for i := range entries {
-		if outs[i].NodeId == 0 {
-			continue // "." and "..", and entries without attributes, are not looked up
-		}
-		f.learn(before, entries[i].Name, &outs[i], status.Ok())
-	}
-	return status
-}

@@ -30,6 +30,10 @@ type node struct {
 	target      []byte    // of a symbolic link; nil: not known
 	xattrs      *[]string // names of the extended attributes; nil: not known
 
+	listing  *listing           // of a directory; nil: not known
+	unlisted uint64             // how often it ceased to be
+	handles  map[uint64]handles // open files of a directory, by number
+
 	children map[string]*list.Element // of *entry, by name
 }
 
@@ -46,6 +50,8 @@ type table struct {
 	nodes map[uint64]*node
 	lru   *list.List // of *entry, most recently used first
 	gone  forgets    // to be sent by FS.unlock
+
+	listings listings
 }
 
 func (t *table) init() {
@@ -93,6 +99,7 @@ func (t *table) release(n *node) {
 			continue
 		}
 		delete(t.nodes, n.id)
+		n.listing.remove()
 		if n.owed > 0 {
 			t.gone = append(t.gone, struct{ nodeID, n uint64 }{n.id, n.owed})
 		}
@@ -142,6 +149,7 @@ func (n *node) invalidate() {
 	n.attrExpires = time.Time{}
 	n.target = nil
 	n.xattrs = nil
+	n.unlist()
 }
 
 // begin notes that an operation which may change the nodes starts. nil nodes

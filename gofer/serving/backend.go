@@ -159,6 +159,7 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 	cache := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
+		AutoInvalData: channel.Has(fuse.CAP_AUTO_INVAL_DATA),
 		ListsXattrs:   listsXattrs,
 	})
 	b := backend{fs: cachedChannel{cache, agreements{channel}}, channel: channel, done: channel.Done()}
