@@ -8,8 +8,9 @@
 // listings of directories where the server says FOPEN_CACHE_DIR.
 //
 // An FS wraps another fuse.RawFileSystem. The one below is not trusted with
-// memory: the number of entries and of listed names kept is bounded. Callers above (frontends) are
-// our own code and must balance lookups and forgets, as with any RawFileSystem.
+// memory: the number of entries and of listed names kept is bounded. Callers above
+// (frontends) are our own code and must balance lookups and forgets, as with any
+// RawFileSystem.
 //
 // The rules are those of the Linux FUSE client (fs/fuse/dir.c): a reply is valid
 // for its entry_valid and attr_valid times, a change made through this FS
