@@ -74,7 +74,7 @@ e2e: build ## end-to-end tests: docker, our runsc, real FUSE servers (root)
 	@scripts/e2e
 
 .PHONY: soak
-soak: build ## the long suite: 1,000,000 files, and an hour of checked reads and writes (root, 2 h)
+soak: build ## the long suite: 1,000,000 files, and the checker of file contents for long (root)
 	@scripts/setup test
 	@scripts/soak
 
