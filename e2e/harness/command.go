@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -32,6 +33,15 @@ func Run(t testing.TB, timeout time.Duration, env []string, args ...string) Resu
 		t.Fatalf("%q: %v\n%s%s", args, err, r.Stdout, r.Stderr)
 	}
 	return r
+}
+
+// Try is Run for any goroutine, and returns the error.
+func Try(timeout time.Duration, args ...string) (Result, error) {
+	r, err := run(timeout, nil, nil, args...)
+	if err != nil {
+		err = fmt.Errorf("%q: %w\n%s%s", args, err, r.Stdout, r.Stderr)
+	}
+	return r, err
 }
 
 // Must runs a command and fails the test unless it succeeds. It returns the command's stdout.

@@ -62,6 +62,15 @@ func (c Container) timeout() time.Duration {
 // Run runs a container to its end and removes it. It does not judge the exit code.
 func (d *Docker) Run(t testing.TB, c Container) Result {
 	t.Helper()
+	r, err := d.Try(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Try is Run for any goroutine: it returns an error if the container cannot be started or takes too long.
+func (d *Docker) Try(c Container) (Result, error) {
 	name := fmt.Sprintf("%s-%d", d.cgroup, d.nextID.Add(1))
 	args := append([]string{"run", "--rm", "--name", name}, c.flags()...)
 	if c.Stdin != nil {
@@ -72,9 +81,9 @@ func (d *Docker) Run(t testing.TB, c Container) Result {
 	if err != nil {
 		logs, _ := d.command(10*time.Second, nil, "logs", name) // best effort, for the message
 		rmErr := d.must("rm", "-f", name)
-		t.Fatalf("docker %s: %v (removal: %v)\n%s%s%s", strings.Join(args, " "), err, rmErr, r.Stdout, r.Stderr, tail(logs.Stderr))
+		err = fmt.Errorf("docker %s: %w (removal: %v)\n%s%s%s", strings.Join(args, " "), err, rmErr, r.Stdout, r.Stderr, tail(logs.Stderr))
 	}
-	return r
+	return r, err
 }
 
 // Must runs a container, fails the test unless it exits with 0, and returns its stdout.

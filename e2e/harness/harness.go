@@ -89,6 +89,7 @@ var commands = map[string]string{
 	"fscheck":     "./gofer/conformance/fscheck",
 	"posix.test":  "./gofer/conformance/posix",
 	"faulty":      "./e2e/faulty",
+	"checker":     "./e2e/checker",
 }
 
 // Binary returns the path of one of the project's binaries. With FSVA_BIN_DIR set it must be there; otherwise the one
