@@ -124,7 +124,7 @@ func (o *owner) step() (*slot, error) {
 		err = o.rewrite(i, n)
 	case k < 80:
 		err = o.sync(i, n)
-	case k < 88 && o.mapWrites:
+	case k < 88 && o.mapWrites && !o.late: // it is acknowledged at once
 		err = o.writeMapped(i, n)
 	case k < 88:
 		err = o.write(i, n, false)
