@@ -20,29 +20,35 @@ func (f *FS) change(do func() fuse.Status, after func(fuse.Status, []*node) fuse
 	for i, id := range ids {
 		nodes[i] = f.table.nodes[id]
 	}
-	begin(nodes...)
+	f.table.begin(nodes...)
 	f.mu.Unlock()
 
 	status := do()
 
 	f.mu.Lock()
 	defer f.unlock()
-	end(nodes...)
+	f.table.end(nodes...)
 	if after != nil {
 		status = after(status, nodes)
 	}
 	return status
 }
 
-// created keeps the entry a creation returned. nodes[0] is the directory.
+// created keeps the entry a creation returns, which must not have been sent yet.
+// nodes[0] is the directory.
 func (f *FS) created(name string, out *fuse.EntryOut) func(fuse.Status, []*node) fuse.Status {
+	f.mu.Lock()
+	sent := f.table.changes
+	f.mu.Unlock()
 	return func(status fuse.Status, nodes []*node) fuse.Status {
 		if !status.Ok() {
 			// EEXIST, say, contradicts a negative entry.
 			f.table.drop(nodes[0], name)
 			return status
 		}
-		if !f.learn(markOf(nodes[0]), name, out, true) {
+		m := f.table.markOf(nodes[0])
+		m.all = sent
+		if !f.learn(m, name, out, true) {
 			f.ungive(out.NodeId)
 			return fuse.EIO
 		}
@@ -131,8 +137,7 @@ func (f *FS) remove(dir uint64, name string, do func() fuse.Status) fuse.Status 
 func (f *FS) dropChanged(dir *node, name string) {
 	if e := f.table.entryOf(dir, name); e != nil {
 		if e.child != nil {
-			e.child.changes++
-			e.child.invalidate()
+			f.table.touch(e.child)
 		}
 		f.table.drop(dir, name)
 	}
@@ -152,13 +157,24 @@ func (f *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName 
 
 // SetAttr implements fuse.RawFileSystem.
 func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return f.change(func() fuse.Status { return f.RawFileSystem.SetAttr(cancel, in, out) },
-		func(status fuse.Status, nodes []*node) fuse.Status {
-			if status.Ok() {
-				f.keepAttr(markOf(nodes[0]), status, out)
-			}
-			return status
-		}, in.NodeId)
+	f.mu.Lock()
+	n := f.table.nodes[in.NodeId]
+	f.table.begin(n)
+	before := f.table.markOf(n)
+	f.mu.Unlock()
+
+	status := f.RawFileSystem.SetAttr(cancel, in, out)
+
+	f.mu.Lock()
+	defer f.unlock()
+	// The reply has the attributes after this change, but perhaps before another
+	// one that was made meanwhile.
+	alone := n != nil && n.changing == 1 && n.changes == before.changes
+	f.table.end(n)
+	if status.Ok() && alone {
+		f.keepAttr(f.table.markOf(n), status, out)
+	}
+	return status
 }
 
 // SetXAttr implements fuse.RawFileSystem. It changes ctime, and setting an ACL

@@ -105,6 +105,15 @@ func (s *server) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32
 	return uint32(len(data)), fuse.OK
 }
 
+func (s *server) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	s.mu.Lock()
+	out.Attr = s.attr(in.NodeId)
+	s.mu.Unlock()
+	out.SetTimeout(s.valid)
+	s.count("setattr")
+	return fuse.OK
+}
+
 func (s *server) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	id := s.add(name, syscall.S_IFDIR|in.Mode)
 	s.mu.Lock()
@@ -141,7 +150,7 @@ func (s *server) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Sta
 }
 
 func (s *server) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
-	s.count("readdirplus")
+	defer s.count("readdirplus")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, id := range s.files {
@@ -323,6 +332,45 @@ func TestOverlappingReplyIsNotKept(t *testing.T) {
 	f.Forget(id, 1)
 	if len(s.lookups) != 0 {
 		t.Errorf("lookups not forgotten: %v", s.lookups)
+	}
+}
+
+// A lookup that was under way while another client wrote to the file, whose node
+// was known by then, must not bring the attributes of before back: O_APPEND would
+// write over data. The same goes for SETATTR.
+func TestAttributesOfBeforeAWriteAreNotKept(t *testing.T) {
+	in := fuse.InHeader{}
+	for op, do := range map[string]func(*FS){
+		"lookup": func(f *FS) { lookup(t, f, "a", fuse.OK) },
+		"setattr": func(f *FS) {
+			f.SetAttr(nil, &fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: in}}, &fuse.AttrOut{})
+		},
+		"readdirplus": func(f *FS) {
+			f.ReadDirPlus(nil, &fuse.ReadIn{InHeader: *root(), Size: 4096}, fuse.NewDirEntryList(make([]byte, 4096), 0))
+		},
+	} {
+		t.Run(op, func(t *testing.T) {
+			s := newServer()
+			s.add("a", syscall.S_IFREG)
+			f := New(s, Options{})
+			in.NodeId = lookup(t, f, "a", fuse.OK).NodeId
+			f.InvalEntry(fuse.FUSE_ROOT_ID, "a", false)
+			s.hook = func(which string) {
+				if which == op {
+					s.hook = nil
+					if _, st := f.Write(nil, &fuse.WriteIn{InHeader: in}, make([]byte, 100)); !st.Ok() {
+						t.Errorf("write: %v", st)
+					}
+				}
+			}
+			do(f) // answered before the write
+			if size := getattr(t, f, in.NodeId).Size; size != 100 {
+				t.Errorf("size %d after a write of 100 bytes", size)
+			}
+			if size := lookup(t, f, "a", fuse.OK).Size; size != 100 {
+				t.Errorf("size %d by name", size)
+			}
+		})
 	}
 }
 

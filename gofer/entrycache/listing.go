@@ -299,7 +299,7 @@ func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 		return fuse.OK
 	}
 	f.mu.Lock()
-	before := markOf(f.table.nodes[in.NodeId])
+	before := f.table.markOf(f.table.nodes[in.NodeId])
 	f.mu.Unlock()
 	start, room := room(in, list)
 	status := f.RawFileSystem.ReadDirPlus(cancel, in, list)

@@ -31,7 +31,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, 
 			return fuse.OK
 		}
 	}
-	before := markOf(dir)
+	before := f.table.markOf(dir)
 	f.mu.Unlock()
 	f.entryMisses.Add(1)
 
@@ -67,7 +67,8 @@ func fillEntry(out *fuse.EntryOut, e *entry, now time.Time) {
 }
 
 // learn takes over an entry the server returned: the lookup count, and, if
-// nothing changed since before, what it says. given says that the caller gets
+// nothing changed since before, what it says: of the name if before.n did not, of
+// the attributes if the child did not. given says that the caller gets
 // the entry and will forget it.
 //
 // It reports whether the entry makes sense: false if the node turned into
@@ -99,7 +100,7 @@ func (f *FS) learn(before mark, name string, out *fuse.EntryOut, given bool) boo
 		n.generation = out.Generation
 		n.invalidate()
 	}
-	if n.changing == 0 {
+	if before.unchangedAttr(n) {
 		if d := validity(out.AttrValid, out.AttrValidNsec); d > 0 {
 			n.attr, n.attrExpires = out.Attr, now.Add(d)
 		} else {
@@ -150,7 +151,7 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 		f.attrHits.Add(1)
 		return fuse.OK
 	}
-	before := markOf(n)
+	before := f.table.markOf(n)
 	f.mu.Unlock()
 	f.attrMisses.Add(1)
 
@@ -185,7 +186,7 @@ func (f *FS) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fu
 		f.mu.Unlock()
 		return target, fuse.OK
 	}
-	before := markOf(n)
+	before := f.table.markOf(n)
 	f.mu.Unlock()
 
 	target, status := f.RawFileSystem.Readlink(cancel, header)

@@ -15,8 +15,7 @@ func (f *FS) InvalInode(nodeID uint64, off, length int64) {
 	defer f.unlock()
 	f.invalidations.Add(1)
 	if n := f.table.nodes[nodeID]; n != nil {
-		n.changes++
-		n.invalidate()
+		f.table.touch(n)
 	}
 }
 
@@ -27,8 +26,7 @@ func (f *FS) InvalEntry(parent uint64, name string, expireOnly bool) {
 	defer f.unlock()
 	f.invalidations.Add(1)
 	if dir := f.table.nodes[parent]; dir != nil {
-		dir.changes++
-		dir.invalidate()
+		f.table.touch(dir)
 		f.table.drop(dir, name)
 	}
 }
@@ -43,8 +41,7 @@ func (f *FS) Delete(parent, child uint64, name string) {
 	if dir == nil {
 		return
 	}
-	dir.changes++
-	dir.invalidate()
+	f.table.touch(dir)
 	if e := f.table.entryOf(dir, name); e != nil && (e.child == nil || e.child.id == child) {
 		f.dropChanged(dir, name)
 	}

@@ -19,9 +19,10 @@ type node struct {
 	given   uint64 // lookups the caller will forget
 	entries int    // entries in the cache that name this node
 
-	// changes counts starts and ends of operations that may change what is
-	// cached of this node: its attributes, its target, the entries below it. A
-	// reply is kept only if the count did not move while it was under way.
+	// changes is the number, in table.changes, of the last start or end of an
+	// operation that may change what is cached of this node: its attributes, its
+	// target, the entries below it. A reply is kept only if it did not move while
+	// the reply was under way.
 	changes  uint64
 	changing int // such operations under way
 
@@ -50,6 +51,8 @@ type table struct {
 	nodes map[uint64]*node
 	lru   *list.List // of *entry, most recently used first
 	gone  forgets    // to be sent by FS.unlock
+
+	changes uint64 // counts starts and ends of changes of all nodes
 
 	listings listings
 }
@@ -152,25 +155,30 @@ func (n *node) invalidate() {
 	n.unlist()
 }
 
+// touch notes that n has changed and forgets what is cached of it.
+func (t *table) touch(n *node) {
+	t.changes++
+	n.changes = t.changes
+	n.invalidate()
+}
+
 // begin notes that an operation which may change the nodes starts. nil nodes
 // are allowed: a file the cache does not know has nothing to invalidate.
-func begin(nodes ...*node) {
+func (t *table) begin(nodes ...*node) {
 	for _, n := range nodes {
 		if n != nil {
-			n.changes++
 			n.changing++
-			n.invalidate()
+			t.touch(n)
 		}
 	}
 }
 
 // end notes that it is over.
-func end(nodes ...*node) {
+func (t *table) end(nodes ...*node) {
 	for _, n := range nodes {
 		if n != nil {
-			n.changes++
 			n.changing--
-			n.invalidate()
+			t.touch(n)
 		}
 	}
 }
@@ -178,19 +186,29 @@ func end(nodes ...*node) {
 // mark is the state of a node before a request is sent.
 type mark struct {
 	n       *node
-	changes uint64
+	changes uint64 // of the node
+	all     uint64 // table.changes
 }
 
-func markOf(n *node) mark {
-	if n == nil {
-		return mark{}
+// markOf returns the mark of n, which may be nil.
+func (t *table) markOf(n *node) mark {
+	m := mark{n: n, all: t.changes}
+	if n != nil {
+		m.changes = n.changes
 	}
-	return mark{n, n.changes}
+	return m
 }
 
 // unchanged reports whether a reply to a request sent at m may be kept.
 func (m mark) unchanged() bool {
 	return m.n != nil && m.n.changing == 0 && m.n.changes == m.changes
+}
+
+// unchangedAttr is unchanged for the attributes, in the reply, of a node that
+// was not known when the request was sent: the child that a name turned out to
+// be. Somebody else may have changed it meanwhile (Linux: fuse_conn.attr_version).
+func (m mark) unchangedAttr(child *node) bool {
+	return child.changing == 0 && child.changes <= m.all
 }
 
 // maxValid bounds how far in the future a validity ends, so that the sum with

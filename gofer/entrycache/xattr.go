@@ -65,7 +65,7 @@ func (f *FS) xattrNames(cancel <-chan struct{}, header *fuse.InHeader) ([]string
 		f.mu.Unlock()
 		return names, true
 	}
-	before := markOf(n)
+	before := f.table.markOf(n)
 	f.mu.Unlock()
 
 	buf := listBufs.Get().(*[maxXattrList]byte)
