@@ -4,12 +4,12 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,7 +119,7 @@ func openBoard(path string) (*board, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
-	b := &board{words: unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&mem[0])), len(mem)/8)}
+	b := &board{words: wordsOf(mem)}
 	owners, late := int(b.words[wordOwners].Load()&0xffff), int(b.words[wordOwners].Load()>>16)
 	if b.words[wordMagic].Load() != boardMagic || len(b.words) != boardWords(owners) {
 		return nil, fmt.Errorf("%s is not a board", path)
@@ -158,7 +158,7 @@ func createBoard(path string, seed uint64, owners, late int) (*board, error) {
 	}
 	head := make([]byte, 0, 24)
 	for _, w := range []uint64{boardMagic, seed, uint64(late<<16 | owners)} {
-		head = append(head, unsafe.Slice((*byte)(unsafe.Pointer(&w)), 8)...)
+		head = binary.NativeEndian.AppendUint64(head, w)
 	}
 	_, err = f.Write(head)
 	if err := errors.Join(err, f.Close()); err != nil {
