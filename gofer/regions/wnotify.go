@@ -33,34 +33,6 @@ func (w *Writable) InvalInode(nodeID uint64, off, length int64) {
 	}
 }
 
-// Store takes data of a file that the server offers. A file that is not in use
-// has no place for it; the server is asked when somebody wants it.
-func (w *Writable) Store(nodeID, off uint64, data []byte) fuse.Status {
-	if off > maxSize || len(data) == 0 {
-		return fuse.OK
-	}
-	n := w.peek(nodeID)
-	if n == nil {
-		return fuse.OK
-	}
-	defer w.put(n)
-	e := extent{int64(off), int64(off) + int64(len(data))}
-	if !n.data.TryLock() {
-		w.InvalInode(nodeID, e.start, int64(len(data)))
-		return fuse.OK
-	}
-	defer n.data.Unlock()
-	w.mu.Lock()
-	known, dirty := n.known, len(n.dirty) > 0
-	w.mu.Unlock()
-	if !known || dirty || !w.room(n, e.start, len(data)).Ok() {
-		w.InvalInode(nodeID, e.start, int64(len(data)))
-		return fuse.OK
-	}
-	w.store(n, e.start, [][]byte{data}, len(data), false)
-	return fuse.OK
-}
-
 // Retrieve returns data that is cached of a file, from off on up to the first byte
 // that is not; none if the file is in use for something else.
 func (w *Writable) Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Status) {
