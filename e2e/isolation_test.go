@@ -114,9 +114,14 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("gofer: %s is %s, want %s", key, gofer[key], want)
 		}
 	}
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", stat.GoferPID))
-	if err != nil || len(entries) > 0 {
-		t.Errorf("gofer's root: %v, %v; want it empty", entries, err)
+	// A volume that is written keeps its regions in unlinked files of a tmpfs.
+	root := fmt.Sprintf("/proc/%d/root", stat.GoferPID)
+	entries, err := os.ReadDir(root)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "copies" {
+		t.Errorf("gofer's root: %v, %v; want nothing but copies", entries, err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(root, "copies")); err != nil || len(entries) > 0 {
+		t.Errorf("gofer's copies: %v, %v; want it empty", entries, err)
 	}
 	server := 0
 	for _, p := range v.Processes() {
