@@ -49,7 +49,13 @@ type report struct {
 	packageLines []string // go test's result lines, one a package
 	skips        []skip
 	passed       int
-	failed       []testID
+	failed       []failure
+}
+
+// failure is a test that failed, and the beginning of what it said.
+type failure struct {
+	id   testID
+	head []string
 }
 
 func newReport(out io.Writer, each bool) *report {
@@ -131,14 +137,37 @@ func (r *report) end(id testID, e event) {
 			r.printf("--- PASS: %s (%.2fs)\n", id.test, e.Elapsed)
 		}
 	case "fail":
-		r.failed = append(r.failed, id)
-		r.printf("%s", text)
+		r.fail(id, text)
 	case "skip":
 		r.skips = append(r.skips, skip{id, skipReason(text)})
 		if r.each && topLevel {
 			r.printf("--- SKIP: %s (%s)\n", id.test, skipReason(text))
 		}
 	}
+}
+
+// Of a failed test, finish repeats so many lines, and so many bytes of each.
+const (
+	headLines = 20
+	headWidth = 400
+)
+
+// fail prints the output of a test that failed, and keeps its beginning, where
+// the reason is; the logs of servers follow it, and much else before the end.
+func (r *report) fail(id testID, output string) {
+	r.printf("%s", output)
+	f := failure{id: id}
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "===") {
+			continue
+		}
+		if len(f.head) == headLines {
+			break
+		}
+		f.head = append(f.head, strings.ToValidUTF8(line[:min(len(line), headWidth)], ""))
+	}
+	r.failed = append(r.failed, f)
 }
 
 // flushUnfinished prints the output of pkg's tests that got no verdict: those
@@ -148,8 +177,7 @@ func (r *report) flushUnfinished(pkg string) {
 		if id.pkg != pkg {
 			continue
 		}
-		r.failed = append(r.failed, id)
-		r.printf("%s", b.String())
+		r.fail(id, b.String())
 		delete(r.output, id)
 		delete(r.running, id)
 	}
@@ -193,7 +221,7 @@ func (r *report) alive(now time.Time) {
 	r.printf("   still running, %.0f s: %s\n", now.Sub(r.start).Seconds(), what)
 }
 
-// finish prints the totals and returns the skips that allowed does not match.
+// finish prints the totals, once more what failed and why, and returns the skips that allowed does not match.
 func (r *report) finish(allowed []*regexp.Regexp) (forbidden []skip) {
 	sort.Slice(r.skips, func(i, j int) bool { return r.skips[i].id.String() < r.skips[j].id.String() })
 	for _, s := range r.skips {
@@ -206,8 +234,11 @@ func (r *report) finish(allowed []*regexp.Regexp) (forbidden []skip) {
 		}
 		r.printf("%s: %s\n", word, s)
 	}
-	for _, id := range r.failed {
-		r.printf("failed: %s\n", id)
+	for _, f := range r.failed {
+		r.printf("failed: %s\n", f.id)
+		for _, line := range f.head {
+			r.printf("    %s\n", line)
+		}
 	}
 	r.printf("%d passed, %d skipped, %d failed, %.0f s\n",
 		r.passed, len(r.skips), len(r.failed), time.Since(r.start).Seconds())

@@ -57,6 +57,9 @@ func TestReport(t *testing.T) {
 			t.Errorf("output lacks %q:\n%s", want, out)
 		}
 	}
+	if !strings.Contains(out.String(), "failed: p.TestBad\n    a_test.go:20: wrong answer\n") {
+		t.Errorf("what failed is not repeated with its reason:\n%s", out)
+	}
 	if strings.Contains(out.String(), "chatter") {
 		t.Errorf("output of a test that passed was printed:\n%s", out)
 	}
