@@ -236,7 +236,7 @@ func TestChangesElsewhereReachOpenFiles(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	below.set(0, []byte("told"))
-	l.InvalInode(2)
+	l.InvalInode(2, 0, 0)
 	for contents(t, fd) != "told" {
 		if time.Now().After(deadline) {
 			t.Fatalf("the copy still holds %q", contents(t, fd))

@@ -203,8 +203,9 @@ func (l *Live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (
 	return n, status
 }
 
-// InvalInode takes the server's word that a file's data has changed.
-func (l *Live) InvalInode(nodeID uint64) {
+// InvalInode takes the server's word that a file's data has changed: all of it,
+// whatever part is said to have.
+func (l *Live) InvalInode(nodeID uint64, _, _ int64) {
 	if c := l.use(nodeID); c != nil {
 		l.markStale(c)
 		l.done(c)

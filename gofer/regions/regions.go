@@ -219,8 +219,9 @@ func forgetAll(below fuse.RawFileSystem, gone []forgotten) {
 func (f *FS) forget(gone []forgotten) { forgetAll(f.RawFileSystem, gone) }
 
 // InvalInode drops what is cached of a file that its server changed after all:
-// opens from now on see the new data. Clients keep what they hold.
-func (f *FS) InvalInode(nodeID uint64) {
+// opens from now on see the new data, all of it, whatever part is said to have
+// changed. Clients keep what they hold.
+func (f *FS) InvalInode(nodeID uint64, _, _ int64) {
 	f.mu.Lock()
 	var gone []forgotten
 	if fl := f.files[nodeID]; fl != nil {

@@ -392,7 +392,7 @@ func TestInvalInodeStartsAfresh(t *testing.T) {
 	f := New(s, Options{Budget: 1 << 20})
 	old := openFile(t, f, 2)
 	s.files[0] = bytes.Repeat([]byte("new"), 400) // another size, too
-	f.InvalInode(2)
+	f.InvalInode(2, 0, 0)
 	fh := openFile(t, f, 2)
 	if got, st := read(f, 2, fh, 0, 2000); !st.Ok() || !bytes.Equal(got, s.files[0]) {
 		t.Errorf("got %d bytes, %v, want the new contents", len(got), st)

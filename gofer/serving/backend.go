@@ -28,10 +28,32 @@ import (
 type backend struct {
 	fs      fuse.RawFileSystem
 	channel *fusechannel.Channel // nil in process
-	regions *regions.FS          // nil: file data is not cached
-	live    *regions.Live        // nil: clients get no copies of files that change
-	written *regions.Writable    // nil: what clients write is not cached
+	cache   cache                // nil: file data is not kept
 	done    <-chan struct{}      // closed when the file system is lost; nil: never
+}
+
+// cache is a buffer cache, of any kind.
+type cache interface {
+	fuse.RawFileSystem
+	donor
+	// InvalInode takes the server's word that data of a file has changed: length
+	// bytes from off on, or all from off on if length is not positive.
+	InvalInode(nodeID uint64, off, length int64)
+	// SetBudget changes how many bytes are kept. What clients hold counts, but
+	// only they can give it up.
+	SetBudget(bytes int64)
+	Stats() regions.Stats
+}
+
+// donor gives clients descriptors of file data.
+type donor interface {
+	Donate(nodeID, fh uint64) (fd int, ok bool)
+	Return(nodeID uint64)
+}
+
+// retriever is a cache that has data which its server may ask for.
+type retriever interface {
+	Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Status)
 }
 
 // unchanging reports whether a volume's files can be kept and handed out: nobody
@@ -62,11 +84,13 @@ func needsCopies(cfg goferproto.Config) bool {
 // needsCopiesDir reports whether the volume's regions are files.
 func needsCopiesDir(cfg goferproto.Config) bool { return cachesWrites(cfg) || needsCopies(cfg) }
 
-// addRegions puts the buffer cache, or copies of files, in front of fs.
-func (b *backend) addRegions(cfg goferproto.Config, maxRead, maxWrite int, log *slog.Logger) error {
+// newCache returns the buffer cache of a volume, or what gives out copies of its
+// files; nil if it has neither. maxRead and maxWrite may be 0: not known.
+func newCache(below fuse.RawFileSystem, cfg goferproto.Config, maxRead, maxWrite int, log *slog.Logger) cache {
 	budget := cfg.CacheLimit
 	switch {
 	case unchanging(cfg):
+		return regions.New(below, regions.Options{Budget: budget, MaxRead: maxRead, Log: log})
 	case cachesWrites(cfg):
 		o := regions.WritableOptions{
 			Dir: copiesDir, Budget: budget, MaxRead: maxRead, MaxWrite: maxWrite, WriteBack: cfg.WriteBack, Log: log,
@@ -74,18 +98,10 @@ func (b *backend) addRegions(cfg goferproto.Config, maxRead, maxWrite int, log *
 		if needsCopies(cfg) {
 			o.FillLimit, o.ExecFillLimit = regions.DefaultLiveFill, regions.DefaultLiveExecFill
 		}
-		b.written = regions.NewWritable(b.fs, o)
-		b.fs = b.written
-		return nil
+		return regions.NewWritable(below, o)
 	case needsCopies(cfg):
-		b.live = regions.NewLive(b.fs, regions.LiveOptions{Dir: copiesDir, Budget: budget, MaxRead: maxRead, Log: log})
-		b.fs = b.live
-		return nil
-	default:
-		return nil
+		return regions.NewLive(below, regions.LiveOptions{Dir: copiesDir, Budget: budget, MaxRead: maxRead, Log: log})
 	}
-	b.regions = regions.New(b.fs, regions.Options{Budget: budget, MaxRead: maxRead, Log: log})
-	b.fs = b.regions
 	return nil
 }
 
@@ -97,32 +113,19 @@ func (a agreements) Has(capability uint64) bool { return a.channel.Has(capabilit
 func (a agreements) MaxRead() int               { return a.channel.MaxRead() }
 func (a agreements) MaxWrite() int              { return a.channel.MaxWrite() }
 
-// donor gives clients descriptors of file data.
-type donor interface {
-	Donate(nodeID, fh uint64) (fd int, ok bool)
-	Return(nodeID uint64)
+// cachedChannel is a channel behind the cache of its entries: what is below a
+// buffer cache, or what frontends get if there is none.
+type cachedChannel struct {
+	*entrycache.FS
+	agreements
 }
 
-// A channel behind one cache, or two.
-type (
-	cachedChannel struct {
-		*entrycache.FS
-		agreements
-	}
-	regionChannel struct {
-		*prefetch.FS
-		donor
-		agreements
-	}
-	liveChannel struct {
-		*regions.Live
-		agreements
-	}
-	writtenChannel struct {
-		*regions.Writable
-		agreements
-	}
-)
+// top is a channel with a buffer cache, as frontends get it.
+type top struct {
+	fuse.RawFileSystem
+	donor
+	agreements
+}
 
 // open connects to the FS server, or makes the in-process file system.
 func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
@@ -140,8 +143,11 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		if err != nil {
 			return backend{}, err
 		}
-		b := backend{fs: fs}
-		return b, b.addRegions(cfg, 0, 0, log)
+		b := backend{fs: fs, cache: newCache(fs, cfg, 0, 0, log)}
+		if b.cache != nil {
+			b.fs = b.cache
+		}
+		return b, nil
 	}
 	timeout := time.Duration(cfg.InitTimeoutMs) * time.Millisecond
 	channel, err := fusechannel.New(context.Background(), goferproto.FDChannel, fusechannel.Options{
@@ -157,40 +163,33 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		below, shown = links, links.Shown
 	}
 	listsXattrs := cfg.ListsXattrs && cfg.Volume.Coherence == attach.Exclusive
-	cache := entrycache.New(below, entrycache.Options{
+	entries := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 		AutoInvalData: channel.Has(fuse.CAP_AUTO_INVAL_DATA),
 		ListsXattrs:   listsXattrs,
 	})
-	b := backend{fs: cachedChannel{cache, agreements{channel}}, channel: channel, done: channel.Done()}
-	if err := b.addRegions(cfg, channel.MaxRead(), channel.MaxWrite(), log); err != nil {
-		channel.Close()
-		return backend{}, err
+	cached := cachedChannel{entries, agreements{channel}}
+	b := backend{fs: cached, channel: channel, done: channel.Done()}
+	b.cache = newCache(cached, cfg, channel.MaxRead(), channel.MaxWrite(), log)
+	if b.cache != nil {
+		var fs fuse.RawFileSystem = b.cache
+		if r, ok := b.cache.(*regions.FS); ok {
+			fs = prefetch.New(r, prefetch.Options{
+				Entries: channel.Has(fuse.CAP_PARALLEL_DIROPS), Xattrs: listsXattrs, Data: true,
+			})
+		}
+		b.fs = top{fs, b.cache, cached.agreements}
 	}
-	if b.regions != nil {
-		ahead := prefetch.New(b.regions, prefetch.Options{
-			Entries: channel.Has(fuse.CAP_PARALLEL_DIROPS), Xattrs: listsXattrs, Data: true,
-		})
-		b.fs = regionChannel{ahead, b.regions, agreements{channel}}
-	}
-	if b.live != nil {
-		b.fs = liveChannel{b.live, agreements{channel}}
-	}
-	if b.written != nil {
-		b.fs = writtenChannel{b.written, agreements{channel}}
-	}
-	channel.SetNotifier(notifier{cache, b.regions, b.live, b.written, shown})
+	channel.SetNotifier(notifier{entries, b.cache, shown})
 	return b, nil
 }
 
 // notifier passes the server's notifications to the caches.
 type notifier struct {
 	*entrycache.FS
-	regions *regions.FS
-	live    *regions.Live
-	written *regions.Writable
-	shown   func(nodeID uint64) uint64 // the ID by which the caches know a node
+	cache cache                      // nil: none
+	shown func(nodeID uint64) uint64 // the ID by which the caches know a node
 }
 
 func (n notifier) Delete(parent, child uint64, name string) {
@@ -200,17 +199,8 @@ func (n notifier) Delete(parent, child uint64, name string) {
 func (n notifier) InvalInode(nodeID uint64, off, length int64) {
 	nodeID = n.shown(nodeID)
 	n.FS.InvalInode(nodeID, off, length)
-	if off < 0 { // it speaks of attributes only
-		return
-	}
-	if n.regions != nil {
-		n.regions.InvalInode(nodeID)
-	}
-	if n.live != nil {
-		n.live.InvalInode(nodeID)
-	}
-	if n.written != nil {
-		n.written.InvalInode(nodeID, off, length)
+	if off >= 0 && n.cache != nil { // else it speaks of attributes only
+		n.cache.InvalInode(nodeID, off, length)
 	}
 }
 
@@ -223,10 +213,10 @@ func (n notifier) Store(nodeID, off uint64, data []byte) fuse.Status {
 }
 
 func (n notifier) Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Status) {
-	if n.written == nil {
-		return n.FS.Retrieve(nodeID, off, size)
+	if r, ok := n.cache.(retriever); ok {
+		return r.Retrieve(n.shown(nodeID), off, size)
 	}
-	return n.written.Retrieve(n.shown(nodeID), off, size)
+	return n.FS.Retrieve(nodeID, off, size)
 }
 
 // err says why the file system is lost, once done is closed.
@@ -239,7 +229,7 @@ func (b *backend) err() error {
 
 // ready describes the backend to the supervisor.
 func (b *backend) ready() *goferproto.Ready {
-	r := &goferproto.Ready{Cache: b.cache() != nil}
+	r := &goferproto.Ready{Cache: b.cache != nil}
 	if b.channel != nil {
 		r.FuseMinor = b.channel.InitOut().Minor
 		r.MaxRead, r.MaxWrite = uint32(b.channel.MaxRead()), uint32(b.channel.MaxWrite())

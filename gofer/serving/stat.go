@@ -8,30 +8,8 @@ import (
 	"runtime"
 
 	"fsva/gofer/latency"
-	"fsva/gofer/regions"
 	"fsva/gofer/supervisor/goferproto"
 )
-
-// cache is a buffer cache, of any kind.
-type cache interface {
-	// SetBudget changes how many bytes are kept. What clients hold counts, but
-	// only they can give it up.
-	SetBudget(bytes int64)
-	Stats() regions.Stats
-}
-
-// cache returns the volume's buffer cache, nil if it has none.
-func (b *backend) cache() cache {
-	switch {
-	case b.regions != nil:
-		return b.regions
-	case b.live != nil:
-		return b.live
-	case b.written != nil:
-		return b.written
-	}
-	return nil
-}
 
 // account describes a cache to the supervisor.
 func account(c cache) *goferproto.Cache {
@@ -45,7 +23,7 @@ func account(c cache) *goferproto.Cache {
 
 // stat adds the account of the cache and of the channel.
 func (b *backend) stat(s *goferproto.Stat) {
-	if c := b.cache(); c != nil {
+	if c := b.cache; c != nil {
 		s.Cache = account(c)
 	}
 	if b.channel == nil {
@@ -81,7 +59,7 @@ func (b *backend) requests() map[string]latency.Op {
 // one that hangs must not keep other requests, such as to stop, from being
 // answered. There is one change at a time, so that none overtakes another.
 func (p *process) setCacheLimit(r goferproto.Request) error {
-	c := p.backend.cache()
+	c := p.backend.cache
 	if c == nil {
 		return errors.New("the volume has no cache")
 	}
