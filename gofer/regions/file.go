@@ -7,7 +7,6 @@ import (
 	"container/list"
 	"fmt"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,26 +18,15 @@ type file struct {
 
 	fd      int     // memfd of size bytes, -1: no data
 	valid   extents // bytes of fd that are the file's
-	fills   []*fill // under way
-	sealed  bool    // complete, and nobody can write to fd
-	io      int     // goroutines that use fd; it stays open for them
-	handles int     // open handles
-	donated int     // handles whose client got a descriptor
-	held    uint64  // lookups that the caller has forgotten and the server not
-	cost    int64   // what the file adds to FS.resident
-	used    bool    // since the eviction last looked
+	fills   fills
+	sealed  bool   // complete, and nobody can write to fd
+	io      int    // goroutines that use fd; it stays open for them
+	handles int    // open handles
+	donated int    // handles whose client got a descriptor
+	held    uint64 // lookups that the caller has forgotten and the server not
+	cost    int64  // what the file adds to FS.resident
+	used    bool   // since the eviction last looked
 	el      *list.Element
-}
-
-// fill is a request for missing data. done is closed when it is over; status is
-// set before.
-type fill struct {
-	extent
-	done   chan struct{}
-	status fuse.Status
-	// spoiled says that what it brings may be old already. Only a Writable's are;
-	// guarded by its mu.
-	spoiled bool
 }
 
 // handle is an open file as the caller knows it.
@@ -50,8 +38,7 @@ type handle struct {
 	// Guarded by FS.mu.
 	refs    int // the caller's, and one for each read-ahead
 	donated bool
-	next    int64 // where a stream would go on reading
-	window  int64 // how much it has read ahead
+	stream  stream
 
 	// backend is the server's own handle, opened when it is first needed: a file
 	// that is complete needs none.

@@ -57,7 +57,7 @@ func (f *FS) ensure(cancel <-chan struct{}, h *handle, e extent) (hit bool, stat
 		}
 		hit = false
 		want := missing[0]
-		if other := fl.fillAt(want.start); other != nil {
+		if other := fl.fills.at(want.start); other != nil {
 			f.mu.Unlock()
 			<-other.done
 			if !other.status.Ok() {
@@ -66,7 +66,7 @@ func (f *FS) ensure(cancel <-chan struct{}, h *handle, e extent) (hit bool, stat
 			f.mu.Lock()
 			continue
 		}
-		own := f.startFillLocked(fl, want)
+		own := fl.fills.start(want, f.opts.MaxRead)
 		f.mu.Unlock()
 		f.run(cancel, h, own)
 		if !own.status.Ok() {
@@ -76,41 +76,12 @@ func (f *FS) ensure(cancel <-chan struct{}, h *handle, e extent) (hit bool, stat
 	}
 }
 
-// fillAt returns the fill under way that will bring the byte at off.
-func (fl *file) fillAt(off int64) *fill {
-	for _, o := range fl.fills {
-		if o.start <= off && off < o.end {
-			return o
-		}
-	}
-	return nil
-}
-
-// startFillLocked registers a fill from want.start on: not more than one
-// request, and not into another fill.
-func (f *FS) startFillLocked(fl *file, want extent) *fill {
-	want.end = min(want.end, want.start+int64(f.opts.MaxRead))
-	for _, o := range fl.fills {
-		if o.start > want.start {
-			want.end = min(want.end, o.start)
-		}
-	}
-	own := &fill{extent: want, done: make(chan struct{})}
-	fl.fills = append(fl.fills, own)
-	return own
-}
-
 // run performs a registered fill.
 func (f *FS) run(cancel <-chan struct{}, h *handle, own *fill) {
 	fl := h.file
 	own.status = f.transfer(cancel, h, own.extent)
 	f.mu.Lock()
-	for i, o := range fl.fills {
-		if o == own {
-			fl.fills = append(fl.fills[:i], fl.fills[i+1:]...)
-			break
-		}
-	}
+	fl.fills.remove(own)
 	if own.status.Ok() {
 		fl.valid.add(own.extent)
 		f.chargeLocked(fl)
@@ -217,7 +188,7 @@ func (f *FS) fillAhead(h *handle, e extent) {
 	fl := h.file
 	for _, m := range fl.valid.missing(e) {
 		for m.start < m.end && !f.closed {
-			if other := fl.fillAt(m.start); other != nil {
+			if other := fl.fills.at(m.start); other != nil {
 				m.start = other.end
 				continue
 			}
@@ -230,7 +201,7 @@ func (f *FS) fillAhead(h *handle, e extent) {
 				<-f.fillers
 				return
 			}
-			own := f.startFillLocked(fl, m)
+			own := fl.fills.start(m, f.opts.MaxRead)
 			m.start = own.end
 			h.refs++
 			f.wg.Go(func() {

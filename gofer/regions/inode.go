@@ -37,7 +37,7 @@ type inode struct {
 	rw, ro int     // the region, opened for us and for clients; -1: none
 	valid  extents // bytes of the region that are the file's
 	dirty  extents // those that the file system below does not have; all are valid
-	fills  []*fill // under way
+	fills  fills
 
 	refs    int
 	donated int    // descriptors of ro in clients' hands
@@ -75,16 +75,6 @@ func (n *inode) whole() extent { return extent{0, n.size} }
 
 // fullCost is what the region costs if it has no holes.
 func (n *inode) fullCost() int64 { return max(minFileCost, (n.size+4095)&^4095) }
-
-// fillAt returns the fill under way that will bring the byte at off.
-func (n *inode) fillAt(off int64) *fill {
-	for _, o := range n.fills {
-		if o.start <= off && off < o.end {
-			return o
-		}
-	}
-	return nil
-}
 
 // chargeLocked updates what the inode costs.
 func (w *Writable) chargeLocked(n *inode) {

@@ -52,28 +52,14 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
-// plan decides what to have before want is answered, and what to fetch ahead of
-// a stream. A stream's window doubles while it goes on; a read elsewhere ends it.
+// plan is stream.plan. A sealed file has all.
 func (f *FS) plan(h *handle, want extent) (now, ahead extent) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fl := h.file
-	if fl.sealed {
+	if h.file.sealed {
 		return want, extent{}
 	}
-	now = extent{want.start &^ (randomFill - 1), min((want.end+randomFill-1)&^(randomFill-1), fl.size)}
-	if want.start != h.next {
-		h.next, h.window = want.end, 0
-		return now, extent{}
-	}
-	h.next = want.end
-	h.window = min(max(2*h.window, minWindow), maxWindow)
-	ahead = extent{now.end, min(now.end+h.window, fl.size)}
-	// Ask again only when half of the window is used up, in large pieces.
-	if m := fl.valid.missing(ahead); len(m) == 0 || m[0].start-now.end > h.window/2 && m[0].end < fl.size {
-		return now, extent{}
-	}
-	return now, ahead
+	return h.stream.plan(want, h.file.size, h.file.valid)
 }
 
 // preadFull reads len(buf) bytes unless the file ends before.

@@ -26,8 +26,7 @@ type fileHandle struct {
 	// Guarded by Writable.mu.
 	refs   int    // the caller's, one for each request and fill, and inode.writer's
 	seen   uint64 // number of the failure reported last
-	next   int64  // where a stream would go on reading
-	window int64  // how much it has read ahead
+	stream stream
 }
 
 // directFlags are those FOPEN_* flags with which Linux does not use its page

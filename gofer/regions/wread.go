@@ -74,27 +74,13 @@ func (w *Writable) readDirect(cancel <-chan struct{}, h *fileHandle, in *fuse.Re
 	return w.RawFileSystem.Read(cancel, &req, buf)
 }
 
-// plan decides what to have before want is answered, and what to fetch ahead of
-// a stream. A stream's window doubles while it goes on; a read elsewhere ends it.
+// plan is stream.plan.
 //
 // Preconditions: data is held for reading.
 func (w *Writable) plan(h *fileHandle, want extent) (now, ahead extent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := h.inode
-	now = extent{want.start &^ (randomFill - 1), min((want.end+randomFill-1)&^(randomFill-1), n.size)}
-	if want.start != h.next {
-		h.next, h.window = want.end, 0
-		return now, extent{}
-	}
-	h.next = want.end
-	h.window = min(max(2*h.window, minWindow), maxWindow)
-	ahead = extent{now.end, min(now.end+h.window, n.size)}
-	// Ask again only when half of the window is used up, in large pieces.
-	if m := n.valid.missing(ahead); len(m) == 0 || m[0].start-now.end > h.window/2 && m[0].end < n.size {
-		return now, extent{}
-	}
-	return now, ahead
+	return h.stream.plan(want, h.inode.size, h.inode.valid)
 }
 
 // ensure makes the bytes of e valid, sharing requests with other readers, and
@@ -120,7 +106,7 @@ func (w *Writable) ensure(cancel <-chan struct{}, h *fileHandle, e extent) (fd i
 			continue
 		}
 		hit = false
-		if other := n.fillAt(missing[0].start); other != nil {
+		if other := n.fills.at(missing[0].start); other != nil {
 			w.mu.Unlock()
 			<-other.done
 			if !other.status.Ok() {
@@ -129,7 +115,7 @@ func (w *Writable) ensure(cancel <-chan struct{}, h *fileHandle, e extent) (fd i
 			w.mu.Lock()
 			continue
 		}
-		own := w.startFillLocked(n, extent{missing[0].start, missing[len(missing)-1].end})
+		own := n.fills.start(extent{missing[0].start, missing[len(missing)-1].end}, w.o.MaxRead)
 		w.mu.Unlock()
 		w.fill(cancel, h, own)
 		if !own.status.Ok() {
@@ -137,20 +123,6 @@ func (w *Writable) ensure(cancel <-chan struct{}, h *fileHandle, e extent) (fd i
 		}
 		w.mu.Lock()
 	}
-}
-
-// startFillLocked registers a fill from want.start on: not more than one
-// request, and not into another fill.
-func (w *Writable) startFillLocked(n *inode, want extent) *fill {
-	want.end = min(want.end, want.start+int64(w.o.MaxRead))
-	for _, o := range n.fills {
-		if o.start > want.start {
-			want.end = min(want.end, o.start)
-		}
-	}
-	own := &fill{extent: want, done: make(chan struct{})}
-	n.fills = append(n.fills, own)
-	return own
 }
 
 // fill performs a registered fill.
@@ -161,12 +133,7 @@ func (w *Writable) fill(cancel <-chan struct{}, h *fileHandle, own *fill) {
 	n := h.inode
 	parts, s := w.transfer(cancel, h, own.extent)
 	w.mu.Lock()
-	for i, o := range n.fills {
-		if o == own {
-			n.fills = append(n.fills[:i], n.fills[i+1:]...)
-			break
-		}
-	}
+	n.fills.remove(own)
 	if s.Ok() && !own.spoiled {
 		for _, p := range parts {
 			n.valid.add(p)
@@ -236,7 +203,7 @@ func (w *Writable) fillAhead(h *fileHandle, e extent) {
 	defer w.mu.Unlock()
 	for _, m := range n.valid.missing(e) {
 		for m.start < m.end && !w.closed {
-			if other := n.fillAt(m.start); other != nil {
+			if other := n.fills.at(m.start); other != nil {
 				m.start = other.end
 				continue
 			}
@@ -251,7 +218,7 @@ func (w *Writable) fillAhead(h *fileHandle, e extent) {
 				<-w.fillers
 				return
 			}
-			own := w.startFillLocked(n, m)
+			own := n.fills.start(m, w.o.MaxRead)
 			m.start = own.end
 			h.refs++
 			w.wg.Go(func() {
