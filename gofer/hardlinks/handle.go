@@ -62,6 +62,18 @@ func (f *FS) borrow(number uint64) *handle {
 	return h
 }
 
+// byHandle performs a request on an open file: node and fh, which are fields of the
+// request, become what the server knows it by. It is not moved meanwhile.
+func (f *FS) byHandle(number uint64, node, fh *uint64, do func(h *handle) fuse.Status) fuse.Status {
+	h := f.borrow(number)
+	if h == nil {
+		return fuse.EBADF
+	}
+	defer h.mu.RUnlock()
+	*node, *fh = h.node.id, h.fh
+	return do(h)
+}
+
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	v, ok := f.handles.LoadAndDelete(in.Fh)

@@ -119,13 +119,7 @@ func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	to := *in
 	if in.NodeId >= firstID && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
-		h := f.borrow(in.Fh())
-		if h == nil {
-			return fuse.EBADF
-		}
-		defer h.mu.RUnlock()
-		to.NodeId, to.Fh_ = h.node.id, h.fh
-		return f.Server.GetAttr(cancel, &to, out)
+		return f.byHandle(in.Fh(), &to.NodeId, &to.Fh_, func(*handle) fuse.Status { return f.Server.GetAttr(cancel, &to, out) })
 	}
 	return f.try(in.NodeId, func(node uint64) fuse.Status {
 		to.NodeId = node
@@ -137,13 +131,7 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	to := *in
 	if in.NodeId >= firstID && in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 {
-		h := f.borrow(in.Fh)
-		if h == nil {
-			return fuse.EBADF
-		}
-		defer h.mu.RUnlock()
-		to.NodeId, to.Fh = h.node.id, h.fh
-		return f.Server.Statx(cancel, &to, out)
+		return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(*handle) fuse.Status { return f.Server.Statx(cancel, &to, out) })
 	}
 	return f.try(in.NodeId, func(node uint64) fuse.Status {
 		to.NodeId = node
@@ -155,13 +143,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut)
 func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	to := *in
 	if fh, ok := in.GetFh(); ok && in.NodeId >= firstID {
-		h := f.borrow(fh)
-		if h == nil {
-			return fuse.EBADF
-		}
-		defer h.mu.RUnlock()
-		to.NodeId, to.Fh = h.node.id, h.fh
-		return f.Server.SetAttr(cancel, &to, out)
+		return f.byHandle(fh, &to.NodeId, &to.Fh, func(*handle) fuse.Status { return f.Server.SetAttr(cancel, &to, out) })
 	}
 	return f.try(in.NodeId, func(node uint64) fuse.Status {
 		to.NodeId = node
@@ -325,50 +307,26 @@ func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (ui
 
 // Lseek implements fuse.RawFileSystem.
 func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	h := f.borrow(in.Fh)
-	if h == nil {
-		return fuse.EBADF
-	}
-	defer h.mu.RUnlock()
 	to := *in
-	to.NodeId, to.Fh = h.node.id, h.fh
-	return f.Server.Lseek(cancel, &to, out)
+	return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(*handle) fuse.Status { return f.Server.Lseek(cancel, &to, out) })
 }
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	h := f.borrow(in.Fh)
-	if h == nil {
-		return fuse.EBADF
-	}
-	defer h.mu.RUnlock()
 	to := *in
-	to.NodeId, to.Fh = h.node.id, h.fh
-	return f.Server.Fallocate(cancel, &to)
+	return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(*handle) fuse.Status { return f.Server.Fallocate(cancel, &to) })
 }
 
 // Flush implements fuse.RawFileSystem.
 func (f *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	h := f.borrow(in.Fh)
-	if h == nil {
-		return fuse.EBADF
-	}
-	defer h.mu.RUnlock()
 	to := *in
-	to.NodeId, to.Fh = h.node.id, h.fh
-	return h.takeError(f.Server.Flush(cancel, &to))
+	return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(h *handle) fuse.Status { return h.takeError(f.Server.Flush(cancel, &to)) })
 }
 
 // Fsync implements fuse.RawFileSystem.
 func (f *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	h := f.borrow(in.Fh)
-	if h == nil {
-		return fuse.EBADF
-	}
-	defer h.mu.RUnlock()
 	to := *in
-	to.NodeId, to.Fh = h.node.id, h.fh
-	return h.takeError(f.Server.Fsync(cancel, &to))
+	return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(h *handle) fuse.Status { return h.takeError(f.Server.Fsync(cancel, &to)) })
 }
 
 // Ioctl implements fuse.RawFileSystem, for files; those of directories have no
@@ -377,14 +335,8 @@ func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *
 	if in.NodeId < firstID {
 		return f.Server.Ioctl(cancel, in, inbuf, out, outbuf)
 	}
-	h := f.borrow(in.Fh)
-	if h == nil {
-		return fuse.EBADF
-	}
-	defer h.mu.RUnlock()
 	to := *in
-	to.NodeId, to.Fh = h.node.id, h.fh
-	return f.Server.Ioctl(cancel, &to, inbuf, out, outbuf)
+	return f.byHandle(in.Fh, &to.NodeId, &to.Fh, func(*handle) fuse.Status { return f.Server.Ioctl(cancel, &to, inbuf, out, outbuf) })
 }
 
 // GetLk implements fuse.RawFileSystem: locks are the caller's own.
