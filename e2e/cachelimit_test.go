@@ -62,6 +62,28 @@ func ctl(t *testing.T, v *harness.Volume, limit string) string {
 	return r.Stdout
 }
 
+// randomImage makes a squashfs image of files called 0, 1, …, each of size random bytes, and returns its path. options are
+// for mksquashfs.
+func randomImage(t *testing.T, seed [32]byte, files int, size int64, options ...string) string {
+	t.Helper()
+	mk := harness.NeedCommand(t, "mksquashfs", "squashfs-tools")
+	dir := env.TempDir(t)
+	tree, img := filepath.Join(dir, "tree"), filepath.Join(dir, "img.squashfs")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	source := rand.NewChaCha8(seed)
+	b := make([]byte, size)
+	for i := range files {
+		source.Read(b) // never fails
+		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	harness.Must(t, append([]string{mk, tree, img, "-quiet", "-no-progress"}, options...)...)
+	return img
+}
+
 // TestCacheLimit reads a volume that is larger than its cache, then makes the cache larger, and smaller again, while
 // containers use it.
 func TestCacheLimit(t *testing.T) {
@@ -70,23 +92,9 @@ func TestCacheLimit(t *testing.T) {
 		files = 8
 		size  = 2 * mib
 	)
-	mk := harness.NeedCommand(t, "mksquashfs", "squashfs-tools")
 	harness.NeedCommand(t, "squashfuse_ll", "squashfuse")
 	d := env.Docker(t)
-	dir := env.TempDir(t)
-	tree, img := filepath.Join(dir, "tree"), filepath.Join(dir, "img.squashfs")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	source := rand.NewChaCha8([32]byte{})
-	for i := range files {
-		b := make([]byte, size)
-		source.Read(b) // never fails
-		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	harness.Must(t, mk, tree, img, "-quiet", "-no-progress")
+	img := randomImage(t, [32]byte{}, files, size)
 	v := env.Serve(t, volumeName(t), "--appliance", "squashfs", "--source", img, "--cache-limit", "5M")
 
 	readAll := func() { d.Shell(t, "cat /data/* | wc -c", v.Mount("/data")) }

@@ -7,7 +7,6 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,23 +70,9 @@ func TestSharing(t *testing.T) {
 		// own is more than what a sandbox needs for itself, and less than a copy of the data.
 		own = data / 2
 	)
-	mk := harness.NeedCommand(t, "mksquashfs", "squashfs-tools")
 	harness.NeedCommand(t, "squashfuse_ll", "squashfuse")
 	d := env.Docker(t)
-	dir := env.TempDir(t)
-	tree, img := filepath.Join(dir, "tree"), filepath.Join(dir, "img.squashfs")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	source := rand.NewChaCha8([32]byte{1})
-	b := make([]byte, size)
-	for i := range files {
-		source.Read(b) // never fails
-		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	harness.Must(t, mk, tree, img, "-quiet", "-no-progress", "-noD", "-noF", "-no-xattrs")
+	img := randomImage(t, [32]byte{1}, files, size, "-noD", "-noF", "-no-xattrs")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
