@@ -1,0 +1,33 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import "testing"
+
+// Service is a command that runs in the background, with what it starts, until the test ends or it is killed.
+type Service struct{ p *process }
+
+// Start starts a command. The test's clean-up kills it and everything below it; that it ended before is no failure.
+func Start(t testing.TB, env []string, args ...string) *Service {
+	t.Helper()
+	s := &Service{p: startProcess(t, env, args...)}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// PID returns the process id.
+func (s *Service) PID() int { return s.p.pid() }
+
+// Output returns the end of what it wrote to stdout, then of what it wrote to stderr.
+func (s *Service) Output() string { return tail(s.p.out.String()) + tail(s.p.err.String()) }
+
+// Done is closed when it has ended.
+func (s *Service) Done() <-chan struct{} { return s.p.done }
+
+// Kill ends it and everything below it by SIGKILL, and waits for its end.
+func (s *Service) Kill() {
+	if !s.p.ended() {
+		s.p.kill()
+	}
+}
