@@ -5,11 +5,12 @@
 // (docs/specs/ivshmem-spec in QEMU): it gives a hypervisor the memory that its
 // guest sees as BAR 2 of a PCI device.
 //
-//	qemu … -chardev socket,id=w,path=PATH -device ivshmem-doorbell,chardev=w,vectors=0
+//	qemu … -chardev socket,id=w,path=PATH -device ivshmem-doorbell,chardev=w
 //
 // The peer is a hypervisor. The protocol goes one way, so nothing that the peer
 // says is looked at. Each peer gets memory of its own and learns of no other: no
-// doorbell is ever rung, and interrupts are not supported.
+// doorbell is ever rung. (QEMU insists on a vector, the default, but not on an
+// eventfd for it.)
 package ivshmem
 
 import (
