@@ -244,7 +244,7 @@ func usage(t *testing.T, v *harness.Volume) string {
 		}
 		fmt.Fprintf(&b, "%d %s: %d descriptors, %d memfds\n", p.PID, p.Comm, len(fds), memfds)
 	}
-	states, err := env.RunscStates("")
+	states, err := env.RunscStates()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestServeCycles(t *testing.T) {
 			v.Stop(t)
 		}
 	}
-	if states, err := env.RunscStates(""); err != nil || len(states) > 0 {
+	if states, err := env.RunscStates(); err != nil || len(states) > 0 {
 		t.Errorf("runsc states: %q, %v", states, err)
 	}
 }

@@ -146,24 +146,17 @@ func (v *Volume) Stop(t testing.TB) {
 // NothingLeft returns an error that names every file, mount and cgroup which a volume of this name left behind.
 func (e *Env) NothingLeft(name string) error {
 	var errs []error
-	for _, sub := range []string{"volumes/" + name, "control/" + name + ".sock", "private/" + name} {
+	for _, sub := range []string{"volumes/" + name, "control/" + name + ".sock", "private/" + name, "runsc/" + name} {
 		if _, err := os.Lstat(filepath.Join(e.RunDir, sub)); !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("left %s (%v)", filepath.Join(e.RunDir, sub), err))
 		}
-	}
-	states, err := e.RunscStates(name)
-	if err != nil {
-		errs = append(errs, err)
-	}
-	for _, s := range states {
-		errs = append(errs, fmt.Errorf("left runsc state %s", s))
 	}
 	mounts, err := mountsBelow(e.RunDir)
 	if err != nil {
 		errs = append(errs, err)
 	}
 	for _, m := range mounts {
-		if strings.Contains(m, name) {
+		if mentions(m, name) {
 			errs = append(errs, fmt.Errorf("left mount %s", m))
 		}
 	}
@@ -178,7 +171,7 @@ func (e *Env) NothingLeft(name string) error {
 			errs = append(errs, err)
 		}
 		for _, d := range dirs {
-			if fi, err := os.Stat(d); err == nil && fi.IsDir() && strings.Contains(filepath.Base(d), name) {
+			if fi, err := os.Stat(d); err == nil && fi.IsDir() && mentions(filepath.Base(d), name) {
 				errs = append(errs, fmt.Errorf("left cgroup %s", d))
 			}
 		}
@@ -186,18 +179,35 @@ func (e *Env) NothingLeft(name string) error {
 	return errors.Join(errs...)
 }
 
-// RunscStates returns the entries of the state directory of the runsc that runs FS servers, of one volume, or of all
-// with name "". The directory itself may be missing.
-func (e *Env) RunscStates(name string) ([]string, error) {
+// mentions reports whether text has the name of a volume in it that does not go on: another test may use the volume
+// NAME-strict at the same time.
+func mentions(text, name string) bool {
+	for {
+		_, after, found := strings.Cut(text, name)
+		if !found {
+			return false
+		}
+		if after == "" || !isNameByte(after[0]) {
+			return true
+		}
+		text = after
+	}
+}
+
+func isNameByte(b byte) bool {
+	return b == '-' || '0' <= b && b <= '9' || 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z'
+}
+
+// RunscStates returns the entries of the state directory of the runsc that runs FS servers: one for each volume. The
+// directory itself may be missing.
+func (e *Env) RunscStates() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(e.RunDir, "runsc"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var found []string
 	for _, entry := range entries {
-		if strings.Contains(entry.Name(), name) {
-			found = append(found, entry.Name())
-		}
+		found = append(found, entry.Name())
 	}
 	return found, nil
 }
