@@ -1,0 +1,102 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package listen
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"fsva/gofer/vsock"
+)
+
+func TestParse(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]Spec{
+		"vsock:1024,cid=3,cid=70":           {Kind: vsock.Kernel, Port: 1024, CIDs: []uint32{3, 70}},
+		"vsock:1024,ro,cid=any":             {Kind: vsock.Kernel, Port: 1024, CIDs: []uint32{AnyCID}, ReadOnly: true},
+		"unix:/a/b":                         {Kind: vsock.Unix, Path: "/a/b"},
+		"unix:c:d,ro":                       {Kind: vsock.Unix, Path: wd + "/c:d", ReadOnly: true},
+		"virtiofs:/v/../w":                  {Kind: Virtiofs, Path: "/w"},
+		"vhost-user-vsock:/v":               {Kind: vsock.VhostUser, Path: "/v", Port: vsock.DefaultPort, CIDs: []uint32{3}},
+		"vhost-user-vsock:/v,cid=9,port=22": {Kind: vsock.VhostUser, Path: "/v", Port: 22, CIDs: []uint32{9}},
+		"hybrid-vsock:/v,port=7":            {Kind: vsock.Hybrid, Path: "/v", Port: 7},
+	} {
+		got, err := Parse(text)
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got)\n%s", text, err, d)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                                  "want vsock:PORT",
+		"/some/path":                        "want vsock:PORT",
+		"tcp:1":                             `"tcp" is none of`,
+		"vsock:1024":                        "which guests may connect",
+		"vsock:0,cid=3":                     "port",
+		"vsock:4294967295,cid=3":            "port",
+		"vsock:2:1024,cid=3":                "port",
+		"vsock:1,cid=any,cid=3":             "do not go together",
+		"vsock:1,cid=3,port=2":              `option "port=2"`,
+		"unix:":                             "missing",
+		"unix:/a,cid=3":                     `option "cid=3"`,
+		"unix:/a,rw":                        `option "rw"`,
+		"virtiofs:/a,":                      `option ""`,
+		"vhost-user-vsock:/a,cid=2":         "is not a guest's",
+		"vhost-user-vsock:/a,cid=any":       "cid",
+		"hybrid-vsock:/a,cid=3,cid=4":       "one guest",
+		"hybrid-vsock:/a,port=123456789012": "port",
+	} {
+		if s, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v, want an error with %q", text, s, err, want)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for text, want := range map[string]vsock.Options{
+		"vsock:1,cid=any":           {Port: 1},
+		"vsock:1,cid=3,cid=4":       {Port: 1, Allow: []uint32{3, 4}},
+		"hybrid-vsock:/a":           {Port: vsock.DefaultPort},
+		"hybrid-vsock:/a,cid=8":     {Port: vsock.DefaultPort, CID: 8},
+		"vhost-user-vsock:/a,cid=8": {Port: vsock.DefaultPort, CID: 8},
+		"unix:/a":                   {},
+	} {
+		s, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, s.Options()); d != "" {
+			t.Errorf("%s (-want +got)\n%s", text, d)
+		}
+	}
+}
+
+func TestBind(t *testing.T) {
+	for _, kind := range []string{"unix:", "virtiofs:", "vhost-user-vsock:", "hybrid-vsock:"} {
+		s, err := Parse(kind + filepath.Join(t.TempDir(), "sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Bind()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if info, err := os.Stat(s.SocketPath()); err != nil || info.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("%s: %v, %v", s, info, err)
+		}
+		c, err := net.Dial("unix", s.SocketPath())
+		if err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		c.Close()
+	}
+}
