@@ -374,6 +374,28 @@ func TestAttributesOfBeforeAWriteAreNotKept(t *testing.T) {
 	}
 }
 
+// The same if the node left the cache before the reply came.
+func TestAttributesOfBeforeAForgottenWriteAreNotKept(t *testing.T) {
+	s := newServer()
+	s.add("a", syscall.S_IFREG)
+	f := New(s, Options{})
+	in := fuse.InHeader{NodeId: lookup(t, f, "a", fuse.OK).NodeId}
+	f.InvalEntry(fuse.FUSE_ROOT_ID, "a", false)
+	s.hook = func(which string) {
+		if which == "lookup" {
+			s.hook = nil
+			if _, st := f.Write(nil, &fuse.WriteIn{InHeader: in}, make([]byte, 100)); !st.Ok() {
+				t.Errorf("write: %v", st)
+			}
+			f.Forget(in.NodeId, 1)
+		}
+	}
+	lookup(t, f, "a", fuse.OK) // answered before the write
+	if size := getattr(t, f, in.NodeId).Size; size != 100 {
+		t.Errorf("size %d after a write of 100 bytes", size)
+	}
+}
+
 func TestNotifications(t *testing.T) {
 	s := newServer()
 	s.add("a", syscall.S_IFLNK)

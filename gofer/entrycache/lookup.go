@@ -79,7 +79,8 @@ func (f *FS) learn(before mark, name string, out *fuse.EntryOut, given bool) boo
 	t := &f.table
 	n := t.nodes[out.NodeId]
 	if n == nil {
-		n = &node{id: out.NodeId, generation: out.Generation, typ: out.Attr.Mode & syscall.S_IFMT}
+		// It may have been here, changed and left while the request was under way.
+		n = &node{id: out.NodeId, generation: out.Generation, typ: out.Attr.Mode & syscall.S_IFMT, changes: t.left}
 		t.nodes[n.id] = n
 	}
 	n.owed++

@@ -53,6 +53,7 @@ type table struct {
 	gone  forgets    // to be sent by FS.unlock
 
 	changes uint64 // counts starts and ends of changes of all nodes
+	left    uint64 // the last change of a node that has left the table
 
 	listings listings
 }
@@ -102,6 +103,7 @@ func (t *table) release(n *node) {
 			continue
 		}
 		delete(t.nodes, n.id)
+		t.left = max(t.left, n.changes)
 		n.listing.remove()
 		if n.owed > 0 {
 			t.gone = append(t.gone, struct{ nodeID, n uint64 }{n.id, n.owed})
