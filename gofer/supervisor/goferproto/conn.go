@@ -19,8 +19,8 @@ import (
 var ErrMalformed = errors.New("malformed message")
 
 // Conn is one end of the socketpair. One goroutine may send while another
-// receives; neither side may be used by two at once. Only read(2), write(2) and
-// epoll are needed once it exists.
+// receives; neither side may be used by two at once. Only read(2), write(2),
+// recvmsg(2) and epoll are needed by a gofer once it exists.
 type Conn struct {
 	f   *os.File
 	buf []byte // used by the receiving goroutine
@@ -72,19 +72,90 @@ func (c *Conn) RecvConfig() (Config, error) {
 	return cfg, nil
 }
 
-// SendRequest sends a request to the gofer.
-func (c *Conn) SendRequest(r Request) error { return c.send(r) }
+// SendRequest sends a request to the gofer, with r.Memory if there is one.
+func (c *Conn) SendRequest(r Request) error {
+	if r.Memory == nil {
+		return c.send(r)
+	}
+	b, err := encode(r)
+	if err != nil {
+		return err
+	}
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	rights := unix.UnixRights(int(r.Memory.Fd()))
+	var serr error
+	if err := raw.Write(func(fd uintptr) bool {
+		for serr = unix.EINTR; serr == unix.EINTR; {
+			serr = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_NOSIGNAL)
+		}
+		return serr != unix.EAGAIN
+	}); err != nil {
+		serr = err
+	}
+	if serr != nil {
+		return fmt.Errorf("send message: %w", serr)
+	}
+	return nil
+}
 
 // RecvRequest returns the next request. io.EOF says that the supervisor is gone.
 func (c *Conn) RecvRequest() (Request, error) {
-	var r Request
-	if err := c.recv(&r); err != nil {
+	n, memory, err := c.recvWithFile()
+	if err != nil {
 		return Request{}, err
 	}
-	if r.ID == 0 {
-		return Request{}, fmt.Errorf("%w: request without an id", ErrMalformed)
+	r := Request{}
+	if err = decode(c.buf[:n], &r); err == nil && r.ID == 0 {
+		err = fmt.Errorf("%w: request without an id", ErrMalformed)
 	}
+	if err != nil {
+		if memory != nil {
+			memory.Close()
+		}
+		return Request{}, err
+	}
+	r.Memory = memory
 	return r, nil
+}
+
+// recvWithFile receives into buf, and the descriptor that came with the message,
+// if there was one. The supervisor, which is trusted, sends one at most.
+func (c *Conn) recvWithFile() (n int, f *os.File, err error) {
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return 0, nil, err
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	var oobn int
+	if perr := raw.Read(func(fd uintptr) bool {
+		for err = unix.EINTR; err == unix.EINTR; {
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), c.buf, oob, unix.MSG_CMSG_CLOEXEC)
+		}
+		return err != unix.EAGAIN
+	}); perr != nil {
+		err = perr
+	}
+	if err == unix.ECONNRESET || err == nil && n == 0 && oobn == 0 {
+		return 0, nil, io.EOF
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("receive message: %w", err)
+	}
+	if oobn == 0 {
+		return n, nil, nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(msgs) != 1 {
+		return 0, nil, fmt.Errorf("%w: control message", ErrMalformed)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return 0, nil, fmt.Errorf("%w: control message", ErrMalformed)
+	}
+	return n, os.NewFile(uintptr(fds[0]), "memory"), nil
 }
 
 // SendReply sends a reply to the supervisor. Texts are made one bounded line
@@ -112,13 +183,21 @@ func (c *Conn) RecvReply() (Reply, error) {
 	return r, nil
 }
 
-func (c *Conn) send(v any) error {
+func encode(v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode message: %w", err)
+		return nil, fmt.Errorf("encode message: %w", err)
 	}
 	if len(b) > MaxMessage {
-		return fmt.Errorf("message of %d bytes exceeds %d", len(b), MaxMessage)
+		return nil, fmt.Errorf("message of %d bytes exceeds %d", len(b), MaxMessage)
+	}
+	return b, nil
+}
+
+func (c *Conn) send(v any) error {
+	b, err := encode(v)
+	if err != nil {
+		return err
 	}
 	if _, err := c.f.Write(b); err != nil {
 		return fmt.Errorf("send message: %w", err)

@@ -18,11 +18,14 @@ package goferproto
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"unicode/utf8"
 
 	"fsva/gofer/attach"
 	"fsva/gofer/latency"
+	"fsva/gofer/listen"
+	"fsva/gofer/window"
 )
 
 // File descriptors of a gofer child.
@@ -34,6 +37,9 @@ const (
 	// FDChannel is the gofer's end of the FUSE channel. It is open only when
 	// Config.InProcess is empty.
 	FDChannel = 5
+	// FDGuests is the first of the listening sockets of Config.Listen, which
+	// follow each other.
+	FDGuests = 6
 )
 
 const (
@@ -72,6 +78,8 @@ type Config struct {
 	// Binds are the host paths that the gofer makes part of its root before it
 	// gives up everything else.
 	Binds []Bind `json:"binds,omitempty"`
+	// Listen says where guests come from; the sockets are at FDGuests.
+	Listen []listen.Spec `json:"listen,omitempty"`
 	// Options are the appliance's options for an in-process file system.
 	Options map[string]string `json:"options,omitempty"`
 	// CacheLimit is what the buffer cache may take to begin with, in bytes.
@@ -102,6 +110,10 @@ const (
 	// OpCacheLimit sets the limit of the buffer cache to Request.Bytes and asks
 	// for Reply.Cache, as it is then.
 	OpCacheLimit Op = "cache-limit"
+	// OpWindow gives the gofer the window Request.Window, whose descriptor is
+	// Request.Memory, and OpWindowGone says that its hypervisor is gone.
+	OpWindow     Op = "window"
+	OpWindowGone Op = "window-gone"
 	// OpStop ends the service: the gofer stops accepting, closes what clients
 	// have open so that it is flushed, sends DESTROY, replies and exits.
 	OpStop Op = "stop"
@@ -112,11 +124,22 @@ type Request struct {
 	ID    uint64 `json:"id"` // never 0
 	Op    Op     `json:"op"`
 	Bytes int64  `json:"bytes,omitempty"` // of OpCacheLimit
+	// Window is that of OpWindow and OpWindowGone.
+	Window *Window `json:"window,omitempty"`
+	// Memory is what came with OpWindow, or is to be sent with it; nil for other
+	// requests. The receiver owns it, the sender keeps it.
+	Memory *os.File `json:"-"`
+}
+
+// Window is memory that the gofer shares with one guest.
+type Window struct {
+	ID   window.ID `json:"id"`
+	Size int64     `json:"size"` // in bytes
 }
 
 // Reply is a message from the gofer. At most one of the pointers, the map and the
-// texts is set; a Reply to OpStop has only its ID, or an Error when not everything
-// could be flushed.
+// texts is set; a Reply to OpWindow, OpWindowGone or OpStop has only its ID, or an
+// Error; to OpStop, when not everything could be flushed.
 type Reply struct {
 	ID    uint64 `json:"id,omitempty"`
 	Ready *Ready `json:"ready,omitempty"`
@@ -142,9 +165,15 @@ type Ready struct {
 
 // Stat is a gofer's account of itself.
 type Stat struct {
-	// Clients counts the attached sandboxes. Attached lists the first of them.
+	// Clients counts the attached sandboxes and guests, Guests the latter.
+	// Attached lists the first of all.
 	Clients  int      `json:"clients"`
+	Guests   int      `json:"guests,omitempty"`
 	Attached []Client `json:"attached,omitempty"`
+	// Windows counts the windows that guests' hypervisors have, WindowsUsed those
+	// that connections use.
+	Windows     int `json:"windows,omitempty"`
+	WindowsUsed int `json:"windowsUsed,omitempty"`
 	// Attaches counts attaches since the start, Refused those refused.
 	Attaches uint64 `json:"attaches"`
 	Refused  uint64 `json:"refused"`
@@ -182,10 +211,14 @@ type Cache struct {
 	Donations    uint64 `json:"donations"` // descriptors handed to clients
 }
 
-// Client is one attached sandbox.
+// Client is one attached sandbox or guest.
 type Client struct {
-	Container   string `json:"container"`
-	Destination string `json:"destination"`
+	// Container and Destination are of a sandbox, Guest and Via of a guest: who it
+	// is, and which listener it came to.
+	Container   string `json:"container,omitempty"`
+	Destination string `json:"destination,omitempty"`
+	Guest       string `json:"guest,omitempty"`
+	Via         string `json:"via,omitempty"`
 	ReadOnly    bool   `json:"readOnly,omitempty"`
 	Since       int64  `json:"since"` // Unix seconds
 }
@@ -199,6 +232,9 @@ func (c *Config) check() error {
 		if !strings.HasPrefix(b.Host, "/") || !strings.HasPrefix(b.Target, "/") {
 			return fmt.Errorf("bind %q on %q: paths must be absolute", b.Host, b.Target)
 		}
+	}
+	if len(c.Listen) > listen.Max {
+		return fmt.Errorf("%d listeners, the most is %d", len(c.Listen), listen.Max)
 	}
 	return nil
 }
@@ -224,16 +260,10 @@ func (r *Reply) sanitize() error {
 		return fmt.Errorf("reply %d has a cache of a negative size", r.ID)
 	}
 	if s := r.Stat; s != nil {
-		if s.Clients < 0 || s.OpenFDs < 0 || s.Goroutines < 0 {
+		if min(s.Clients, s.Guests, s.Windows, s.WindowsUsed, s.OpenFDs, s.Goroutines) < 0 {
 			return fmt.Errorf("reply %d has a negative count", r.ID)
 		}
-		if len(s.Attached) > maxClients {
-			s.Attached = s.Attached[:maxClients]
-		}
-		for i := range s.Attached {
-			s.Attached[i].Container = Line(s.Attached[i].Container, maxName)
-			s.Attached[i].Destination = Line(s.Attached[i].Destination, maxName)
-		}
+		*s = s.Bound()
 	}
 	return nil
 }
@@ -260,12 +290,14 @@ func checkOps(ops map[string]latency.Op) error {
 }
 
 // Bound returns s with at most as many clients listed as a Reply may hold, and
-// with their names cut to size. A gofer calls it before it sends a Stat.
+// with their names made fit to be shown and cut to size.
 func (s Stat) Bound() Stat {
 	s.Attached = append([]Client(nil), s.Attached[:min(len(s.Attached), maxClients)]...)
 	for i := range s.Attached {
-		s.Attached[i].Container = Line(s.Attached[i].Container, maxName)
-		s.Attached[i].Destination = Line(s.Attached[i].Destination, maxName)
+		c := &s.Attached[i]
+		for _, text := range []*string{&c.Container, &c.Destination, &c.Guest, &c.Via} {
+			*text = Line(*text, maxName)
+		}
 	}
 	return s
 }

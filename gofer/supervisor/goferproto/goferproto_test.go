@@ -17,6 +17,8 @@ import (
 
 	"fsva/gofer/attach"
 	"fsva/gofer/latency"
+	"fsva/gofer/listen"
+	"fsva/gofer/window"
 )
 
 func pair(t *testing.T) (sup, gofer *Conn) {
@@ -43,6 +45,7 @@ func testConfig() Config {
 		Source:        "/source",
 		Binds:         []Bind{{Host: "/srv/x", Target: "/source", ReadOnly: true}},
 		Options:       map[string]string{"a": "b"},
+		Listen:        []listen.Spec{{Kind: "vhost-user-vsock", Path: "/run/x", Port: 1, CIDs: []uint32{3}}},
 		InitTimeoutMs: 30000,
 		LogLevel:      "INFO",
 	}
@@ -99,6 +102,46 @@ func TestConversation(t *testing.T) {
 	sup.Close()
 	if _, err := gofer.RecvRequest(); err != io.EOF {
 		t.Errorf("after close: %v, want io.EOF", err)
+	}
+}
+
+// A descriptor comes with its request, and with no other.
+func TestMemory(t *testing.T) {
+	sup, gofer := pair(t)
+	memory, id, err := window.Create(window.MinSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	for _, r := range []Request{
+		{ID: 1, Op: OpStat},
+		{ID: 2, Op: OpWindow, Window: &Window{ID: id, Size: window.MinSize}, Memory: memory},
+		{ID: 3, Op: OpWindowGone, Window: &Window{ID: id, Size: window.MinSize}},
+	} {
+		if err := sup.SendRequest(r); err != nil {
+			t.Fatal(err)
+		}
+		got, err := gofer.RecvRequest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (got.Memory != nil) != (r.Memory != nil) {
+			t.Fatalf("%s came with %v", r.Op, got.Memory)
+		}
+		if got.Memory != nil {
+			var s window.Set
+			if err := s.Add(int(got.Memory.Fd()), got.Window.ID, got.Window.Size); err != nil {
+				t.Errorf("what came is not the window: %v", err)
+			}
+			if _, err := s.Claim(id); err != nil {
+				t.Errorf("the window's ID changed on the way: %v", err)
+			}
+			got.Memory.Close()
+		}
+		got.Memory, r.Memory = nil, nil
+		if d := cmp.Diff(r, got); d != "" {
+			t.Errorf("request changed on the way (-sent +got):\n%s", d)
+		}
 	}
 }
 
