@@ -1,0 +1,254 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// Queue is one virtqueue of a connection. Its exported methods are safe for concurrent use.
+type Queue struct {
+	conn  *Conn
+	index int
+
+	mu sync.Mutex
+	// ring is valid while running, and until the last chain is back. Guarded by mu.
+	ring ring
+	// running: chains may be taken. Guarded by mu.
+	running bool
+	// broken is why no more chains are taken before the queue is started again. Guarded by mu.
+	broken error
+	// call and err are the VMM's descriptors for interrupts and for errors, or nil. Guarded by mu.
+	call, err *eventfd
+	// drained is signalled when the last chain is back.
+	drained sync.Cond
+	// free are chains to be used again, at most as many as the ring has descriptors. Guarded by mu.
+	free []*Chain
+
+	// What follows belongs to the connection's goroutine.
+
+	num     uint16 // 0: not set
+	base    uint16
+	addrs   *ringAddrs // nil: not set
+	kick    *eventfd
+	enabled bool
+	// loop is closed when the goroutine that waits for kicks has ended; nil if there is none.
+	loop chan struct{}
+}
+
+// Index returns the queue's number.
+func (q *Queue) Index() int { return q.index }
+
+// Take returns the next chain that the driver has made available. nil means that there is none, or that the queue is
+// stopped: Handler.Kick is called when that has changed. It never blocks for long.
+func (q *Queue) Take() *Chain {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.running || q.broken != nil {
+		return nil
+	}
+	var c *Chain
+	if n := len(q.free); n > 0 {
+		c, q.free = q.free[n-1], q.free[:n-1]
+	} else {
+		c = &Chain{q: q}
+	}
+	ok, err := q.take(c)
+	if err != nil {
+		q.breakLocked(err)
+	}
+	if !ok {
+		q.free = append(q.free, c)
+		return nil
+	}
+	c.mem = q.ring.mem.incRef()
+	return c
+}
+
+// take is ring.take with faults as errors.
+func (q *Queue) take(c *Chain) (ok bool, err error) {
+	defer q.ring.mem.recoverFault(accessing(), &err)
+	return q.ring.take(c)
+}
+
+// give returns c to the driver.
+func (q *Queue) give(c *Chain, n int) {
+	if n < 0 || n > c.writableLen {
+		panic(fmt.Sprintf("vhostuser: %d bytes written to a chain of %d", n, c.writableLen))
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.broken == nil {
+		interrupt, err := q.giveLocked(c.head, uint32(n))
+		if err != nil {
+			q.breakLocked(err)
+		}
+		if interrupt {
+			q.call.signal()
+		}
+	} else {
+		q.ring.inUse--
+	}
+	c.mem.decRef()
+	c.mem = nil
+	c.reset()
+	if len(q.free) < int(q.ring.num) {
+		q.free = append(q.free, c)
+	}
+	if q.ring.inUse == 0 {
+		q.drained.Broadcast()
+	}
+}
+
+// giveLocked is ring.give with faults as errors. The chain counts as returned also if it fails.
+func (q *Queue) giveLocked(head uint16, n uint32) (interrupt bool, err error) {
+	inUse := q.ring.inUse
+	defer func() { q.ring.inUse = inUse - 1 }()
+	defer q.ring.mem.recoverFault(accessing(), &err)
+	return q.ring.give(head, n)
+}
+
+// breakLocked stops the queue until it is started again.
+func (q *Queue) breakLocked(err error) {
+	if q.broken == nil {
+		q.broken = err
+		q.conn.log.Warn("virtqueue stopped", "queue", q.index, "err", err)
+		q.err.signal()
+	}
+}
+
+// ready reports whether the VMM has said all that starting takes, and that it may start.
+func (q *Queue) ready() bool {
+	return q.loop == nil && q.kick != nil && q.num != 0 && q.addrs != nil && q.conn.mem != nil &&
+		(q.enabled || q.conn.features.Load()&featureProtocol == 0)
+}
+
+// start makes the queue run.
+func (q *Queue) start() error {
+	features := q.conn.features.Load()
+	if features&FeatureVersion1 == 0 {
+		return errors.New("driver is not a virtio 1 driver")
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ring = ring{num: q.num, eventIdx: features&featureEventIdx != 0}
+	if err := q.ring.place(q.conn.mem, *q.addrs); err != nil {
+		return fmt.Errorf("queue %d: %w", q.index, err)
+	}
+	if err := q.startRing(); err != nil {
+		return fmt.Errorf("queue %d: %w", q.index, err)
+	}
+	// Of an earlier start.
+	if err := q.kick.f.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("queue %d: kick: %w", q.index, err)
+	}
+	q.ring.mem.incRef()
+	q.free = nil
+	q.broken = nil
+	q.running = true
+	q.loop = make(chan struct{})
+	go q.wait(q.kick.f, q.loop)
+	return nil
+}
+
+func (q *Queue) startRing() (err error) {
+	defer q.ring.mem.recoverFault(accessing(), &err)
+	q.ring.start(q.base)
+	return nil
+}
+
+// wait calls the handler at the start and at each kick, until stop.
+func (q *Queue) wait(kick *os.File, done chan<- struct{}) {
+	defer close(done)
+	// A reconnecting VMM has requests in the ring for which there will be no kick.
+	var count [8]byte
+	for {
+		q.conn.handler.Kick(q)
+		if _, err := kick.Read(count[:]); err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				q.mu.Lock()
+				q.breakLocked(fmt.Errorf("kick: %w", err))
+				q.mu.Unlock()
+			}
+			return
+		}
+	}
+}
+
+// stop ends what start began, and returns when the device has returned all chains.
+func (q *Queue) stop() {
+	if q.loop == nil {
+		return
+	}
+	q.mu.Lock()
+	q.running = false
+	q.mu.Unlock()
+	q.conn.handler.Stop(q)
+	// Fails only for files that can't be polled or are closed, and this one is neither.
+	if err := q.kick.f.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		panic(fmt.Sprintf("vhostuser: kick: %v", err))
+	}
+	<-q.loop
+	q.loop = nil
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.ring.inUse > 0 {
+		q.drained.Wait()
+	}
+	q.base = q.ring.next
+	q.ring.mem.decRef()
+	q.ring = ring{}
+	q.free = nil
+}
+
+// moved finds a running queue's ring in another memory table, or at another address.
+func (q *Queue) moved(mem *memory) error {
+	if q.loop == nil {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	old := q.ring.mem
+	if err := q.ring.place(mem, *q.addrs); err != nil {
+		return fmt.Errorf("queue %d: %w", q.index, err)
+	}
+	mem.incRef()
+	old.decRef()
+	return nil
+}
+
+// setCall takes ownership of e, which may be nil.
+func (q *Queue) setCall(e *eventfd) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.call.close()
+	q.call = e
+	// Nobody was told of chains that were returned before: it costs an interrupt too many, or saves a hang.
+	q.call.signal()
+}
+
+// setErr takes ownership of e, which may be nil.
+func (q *Queue) setErr(e *eventfd) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.err.close()
+	q.err = e
+}
+
+// setKick takes ownership of e. The queue must be stopped.
+func (q *Queue) setKick(e *eventfd) {
+	q.kick.close()
+	q.kick = e
+}
+
+// close closes the queue's descriptors. The queue must be stopped.
+func (q *Queue) close() {
+	q.setCall(nil)
+	q.setErr(nil)
+	q.setKick(nil)
+}
