@@ -4,11 +4,11 @@
 // Package clients decides who may attach to a volume, and keeps the list of
 // those who did.
 //
-// The peer is whoever can connect to the volume's gofer.sock: our runsc, or a
-// process that was given the volume's directory. It is not trusted: names are
-// for display only, and the rules hold whatever it says. What a client does
-// with the volume afterwards is the business of the Server that gets its
-// socket.
+// A client is a sandbox or a guest. The peer is whoever can connect to the volume's
+// gofer.sock (our runsc, or a process that was given the volume's directory) or to
+// one of its listeners for guests. It is not trusted: names are for display only,
+// and the rules hold whatever it says. What a client does with the volume
+// afterwards is the business of who serves it.
 package clients
 
 import (
@@ -23,8 +23,8 @@ import (
 	"fsva/gofer/attach"
 )
 
-// MaxClients bounds the sandboxes attached to one volume at a time. Each costs
-// a connection with up to four channels of shared memory.
+// MaxClients bounds the clients of one volume at a time. A sandbox costs a
+// connection with up to four channels of shared memory.
 const MaxClients = 1024
 
 // Server serves one lisafs connection.
@@ -34,12 +34,16 @@ type Server interface {
 	Serve(lisafsFD int, c Client) error
 }
 
-// Client is one attached sandbox.
+// Client is one attached sandbox or guest.
 type Client struct {
+	// Container and Destination are of a sandbox.
 	Container   string
 	Destination string
-	ReadOnly    bool
-	// Descriptors is how many descriptors of file data it has room for.
+	// Guest and Via are of a guest: who it is, and which listener it came to.
+	Guest    string
+	Via      string
+	ReadOnly bool
+	// Descriptors is how many descriptors of file data a sandbox has room for.
 	Descriptors int
 	Since       time.Time
 }
@@ -50,7 +54,7 @@ type Table struct {
 	server Server
 	log    *slog.Logger
 
-	wg sync.WaitGroup // one for each client served
+	wg sync.WaitGroup // one for each client
 
 	mu       sync.Mutex
 	closed   bool               // guarded by mu
@@ -71,37 +75,25 @@ func New(volume attach.Info, server Server, log *slog.Logger) *Table {
 func (t *Table) Check(r attach.Request) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.admitLocked(r); err != nil {
-		t.refused++
-		return err
-	}
-	return nil
+	return t.admitLocked(r.ReadOnly)
 }
 
 // Attach implements attach.Handler.
 func (t *Table) Attach(r attach.Request, lisafsFD int, conn *os.File) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.admitLocked(r); err != nil {
-		t.refused++
+	c := Client{Container: r.Container, Destination: r.Destination, ReadOnly: r.ReadOnly, Descriptors: r.Descriptors}
+	leave, err := t.enterLocked(&c)
+	if err != nil {
 		return err
 	}
-	id := t.next
-	t.next++
-	t.attaches++
-	c := &Client{Container: r.Container, Destination: r.Destination, ReadOnly: r.ReadOnly || t.volume.ReadOnly, Descriptors: r.Descriptors, Since: time.Now()}
-	t.clients[id] = c
 	t.wg.Go(func() {
 		// Closing conn ends the stub in runsc's gofer, and with it that process.
 		defer conn.Close()
-		defer func() {
-			t.mu.Lock()
-			delete(t.clients, id)
-			t.mu.Unlock()
-		}()
+		defer leave()
 		log := t.log.With("container", c.Container, "destination", c.Destination)
 		log.Info("client attached", "readonly", c.ReadOnly)
-		if err := t.server.Serve(lisafsFD, *c); err != nil {
+		if err := t.server.Serve(lisafsFD, c); err != nil {
 			log.Warn("client ended", "err", err)
 			return
 		}
@@ -110,12 +102,52 @@ func (t *Table) Attach(r attach.Request, lisafsFD int, conn *os.File) error {
 	return nil
 }
 
+// Enter admits a guest, of which c says Guest, Via and ReadOnly. An error is the
+// refusal, one line for the guest. It returns what the volume knows of the guest,
+// whose ReadOnly is also set when the volume is read-only, and leave, to be called
+// once when everything that was done for the guest has ended.
+func (t *Table) Enter(c Client) (entered Client, leave func(), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left, err := t.enterLocked(&c)
+	if err != nil {
+		return Client{}, nil, err
+	}
+	t.wg.Add(1)
+	return c, func() { left(); t.wg.Done() }, nil
+}
+
+// enterLocked adds c, of which it sets ReadOnly and Since, to the list.
+func (t *Table) enterLocked(c *Client) (leave func(), err error) {
+	if err := t.admitLocked(c.ReadOnly); err != nil {
+		return nil, err
+	}
+	id := t.next
+	t.next++
+	t.attaches++
+	c.ReadOnly = c.ReadOnly || t.volume.ReadOnly
+	c.Since = time.Now()
+	entry := *c
+	t.clients[id] = &entry
+	return func() {
+		t.mu.Lock()
+		delete(t.clients, id)
+		t.mu.Unlock()
+	}, nil
+}
+
 // errStopping refuses attaches while the volume stops.
 var errStopping = errors.New("the volume is being stopped")
 
 // admitLocked applies the volume's coherence. An exclusive client caches
-// everything, so it must be the only one, unless nobody can write at all.
-func (t *Table) admitLocked(r attach.Request) error {
+// everything, so it must be the only one, unless nobody can write at all. It
+// counts who is refused.
+func (t *Table) admitLocked(readOnly bool) (err error) {
+	defer func() {
+		if err != nil {
+			t.refused++
+		}
+	}()
 	if t.closed {
 		return errStopping
 	}
@@ -126,12 +158,20 @@ func (t *Table) admitLocked(r attach.Request) error {
 		return nil
 	}
 	for _, c := range t.clients {
-		if !c.ReadOnly || !r.ReadOnly {
-			return fmt.Errorf("volume %q is exclusive and in use by container %s: stop that one, or serve the volume with --coherence shared",
-				t.volume.Name, shorten(c.Container))
+		if !c.ReadOnly || !readOnly {
+			return fmt.Errorf("volume %q is exclusive and in use by %s: stop that one, or serve the volume with --coherence shared",
+				t.volume.Name, c)
 		}
 	}
 	return nil
+}
+
+// String names the client in messages.
+func (c *Client) String() string {
+	if c.Guest != "" {
+		return "guest " + c.Guest
+	}
+	return "container " + shorten(c.Container)
 }
 
 // shorten cuts a container ID as docker shows it.

@@ -105,3 +105,64 @@ func TestClientLeavesRoomForTheNext(t *testing.T) {
 		t.Errorf("got %+v, want 3 attaches, none refused, none left", s)
 	}
 }
+
+// The rules do not ask whether a client is a sandbox or a guest.
+func TestGuestsAreClients(t *testing.T) {
+	guest := Client{Guest: "cid 3", Via: "vsock:1"}
+	reader := guest
+	reader.ReadOnly = true
+	for _, tc := range []struct {
+		name             string
+		coherence        string
+		readOnly         bool
+		sandbox          attach.Request
+		guest            Client
+		refused, readsIt bool
+	}{
+		{"shared", attach.Shared, false, attach.Request{}, guest, false, false},
+		{"exclusive, two writers", attach.Exclusive, false, attach.Request{}, guest, true, false},
+		{"exclusive, two readers", attach.Exclusive, false, attach.Request{ReadOnly: true}, reader, false, true},
+		{"exclusive, a reader beside a writer", attach.Exclusive, false, attach.Request{}, reader, true, true},
+		{"exclusive read-only volume", attach.Exclusive, true, attach.Request{}, guest, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			table, server := newTable(t, attach.Info{Name: "v", Coherence: tc.coherence, ReadOnly: tc.readOnly})
+			entered, leave, err := table.Enter(tc.guest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if entered.ReadOnly != tc.readsIt {
+				t.Errorf("guest is read-only: %v, want %v", entered.ReadOnly, tc.readsIt)
+			}
+			err = table.Check(tc.sandbox)
+			if got := err != nil; got != tc.refused {
+				t.Fatalf("the sandbox: got %v, want refused = %v", err, tc.refused)
+			}
+			if err != nil && !strings.Contains(err.Error(), "guest cid 3") {
+				t.Errorf("%q does not name the guest", err)
+			}
+			leave()
+			// Now the other way round.
+			fd, conn, _ := sockets(t)
+			if err := table.Attach(tc.sandbox, fd, conn); err != nil {
+				t.Fatal(err)
+			}
+			_, leave, err = table.Enter(tc.guest)
+			if got := err != nil; got != tc.refused {
+				t.Fatalf("the guest: got %v, want refused = %v", err, tc.refused)
+			}
+			close(server.end)
+			if err == nil {
+				if s := table.Stats(); len(s.Clients) == 0 {
+					t.Error("the guest is not listed")
+				}
+				leave()
+			}
+			table.Refuse()
+			table.Wait()
+			if _, _, err := table.Enter(tc.guest); err == nil {
+				t.Error("a stopping volume accepts guests")
+			}
+		})
+	}
+}
