@@ -515,6 +515,37 @@ func TestIdentityWithoutStableIno(t *testing.T) {
 	dir.Close(ctx, true)
 }
 
+// labelFS has a label for each file but those without.
+type labelFS struct {
+	fuse.RawFileSystem
+	without map[uint64]bool
+}
+
+func (l labelFS) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	if attr != "security.selinux" || l.without[header.NodeId] {
+		return 0, fuse.ENOATTR
+	}
+	return uint32(copy(dest, "label")), fuse.OK
+}
+
+func TestSELinuxLabel(t *testing.T) {
+	f, chatty := newChattyFixture(t, Options{})
+	labels := labelFS{chatty.RawFileSystem, map[uint64]bool{fuse.FUSE_ROOT_ID: true}}
+	chatty.RawFileSystem = labels
+	c := f.connect(ConnOptions{})
+	file, open := c.create(c.root, "file")
+	defer open.Close(ctx, true)
+	_, err := c.root.GetXattr(ctx, "security.selinux", 10)
+	wantErrno(t, "where no file has a label", err, unix.EOPNOTSUPP)
+	_, err = c.root.GetXattr(ctx, "user.selinux", 10)
+	wantErrno(t, "another name", err, unix.ENODATA)
+	if v, err := file.GetXattr(ctx, "security.selinux", 10); err != nil || v != "label" {
+		t.Errorf("a file with a label: %q, %v", v, err)
+	}
+	_, err = c.root.GetXattr(ctx, "security.selinux", 10)
+	wantErrno(t, "where files have labels", err, unix.ENODATA)
+}
+
 func TestXattr(t *testing.T) {
 	f := newFixture(t, Options{})
 	c := f.connect(ConnOptions{})

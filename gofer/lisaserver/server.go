@@ -115,6 +115,7 @@ type Server struct {
 
 	stats     counters
 	lockOwner atomic.Uint64
+	labelled  atomic.Bool // a file with a selinuxXattr was seen
 
 	mu     sync.Mutex
 	conns  map[*conn]struct{} // guarded by mu

@@ -23,6 +23,12 @@ const (
 	maxXattrList = 64 << 10
 )
 
+// selinuxXattr is the label of a file. GNU ls asks for that of each file it lists,
+// but for a file system's first only if that answers EOPNOTSUPP, as it does where
+// there is no SELinux. There is none in a sandbox: this is our answer, too, in the
+// place of ENODATA, until a file with a label is seen.
+const selinuxXattr = "security.selinux"
+
 // xattrBufs holds buffers for values and lists. File systems fill these and not
 // the client's memory, which could change under them.
 var xattrBufs = sync.Pool{New: func() any { return new([maxXattrList]byte) }}
@@ -41,6 +47,14 @@ func (fd *controlFD) GetXattr(name string, size uint32, value func(uint32) []byt
 	}
 	header := fd.n.header()
 	n, status := fd.c.srv.fs.GetXAttr(nil, &header, name, buf[:room])
+	if name == selinuxXattr {
+		switch {
+		case status.Ok():
+			fd.c.srv.labelled.Store(true)
+		case status == fuse.ENOATTR && !fd.c.srv.labelled.Load():
+			return 0, unix.EOPNOTSUPP
+		}
+	}
 	if status == fuse.ERANGE && room == maxXattr {
 		return 0, unix.E2BIG // The client's buffer would do, lisafs' messages do not.
 	}
