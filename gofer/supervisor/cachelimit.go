@@ -181,7 +181,7 @@ func (v *volume) newCacheLimit() error {
 func (v *volume) applyCacheLimit(ctx context.Context, bytes int64) (*goferproto.Cache, error) {
 	ctx, cancel := context.WithTimeout(ctx, goferStatTimeout)
 	defer cancel()
-	r, err := v.gofer.ask(ctx, goferproto.Request{Op: goferproto.OpCacheLimit, Bytes: bytes})
+	r, err := v.currentGofer().ask(ctx, goferproto.Request{Op: goferproto.OpCacheLimit, Bytes: bytes})
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +221,7 @@ func (v *volume) hasCache() bool {
 func (v *volume) residentBytes(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, goferStatTimeout)
 	defer cancel()
-	s, err := v.gofer.stat(ctx)
+	s, err := v.currentGofer().stat(ctx)
 	if err != nil {
 		return 0, err
 	}

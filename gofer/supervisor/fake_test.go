@@ -55,6 +55,21 @@ func fakeGofer() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	windows := 0
+	// takeWindow is what a gofer does with a window.
+	takeWindow := func(r goferproto.Request) {
+		if r.Memory != nil && r.Memory.Close() == nil {
+			windows++
+		}
+	}
+	for range cfg.Windows {
+		r, err := conn.RecvRequest()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		takeWindow(r)
+	}
 	how := cfg.Options["gofer"]
 	ready := goferproto.Ready{}
 	cache := goferproto.Cache{Limit: cfg.CacheLimit, Resident: 100 << 20, Donated: 64 << 20}
@@ -101,8 +116,14 @@ func fakeGofer() int {
 			}
 			conn.SendReply(goferproto.Reply{ID: r.ID, Stat: &goferproto.Stat{
 				Clients: 1, Attached: []goferproto.Client{{Container: "c1", Destination: "/data", Since: 1}}, Requests: 17,
-				Cache: &cache,
+				Cache: &cache, Windows: windows, Guests: guestSockets(cfg),
 			}})
+		case goferproto.OpWindow:
+			takeWindow(r)
+			conn.SendReply(goferproto.Reply{ID: r.ID})
+		case goferproto.OpWindowGone:
+			windows--
+			conn.SendReply(goferproto.Reply{ID: r.ID})
 		case goferproto.OpRPCs:
 			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"PRead": {Requests: 5}}})
 		case goferproto.OpFUSE:
@@ -126,6 +147,17 @@ func fakeGofer() int {
 			return 0
 		}
 	}
+}
+
+// guestSockets returns how many of the listening sockets are there.
+func guestSockets(cfg goferproto.Config) int {
+	n := 0
+	for i := range cfg.Listen {
+		if v, err := unix.GetsockoptInt(goferproto.FDGuests+i, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && v == 1 {
+			n++
+		}
+	}
+	return n
 }
 
 // fuseRequest is a request with a header and a body.

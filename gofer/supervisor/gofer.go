@@ -41,9 +41,18 @@ type gofer struct {
 	ended   bool
 }
 
-// startGofer starts the process and sends it cfg. The listener and the channel
-// (nil when there is none) stay the caller's.
-func startGofer(s *spawner, cfg goferproto.Config, listener, channel *os.File, log *slog.Logger) (*gofer, error) {
+// goferFiles are the descriptors of a gofer beside its control socket. They stay
+// the caller's.
+type goferFiles struct {
+	listener *os.File
+	channel  *os.File   // nil when in process
+	guests   []*os.File // of Config.Listen
+	windows  []heldWindow
+}
+
+// startGofer starts the process and sends it cfg, of which it fills in Windows.
+func startGofer(s *spawner, cfg goferproto.Config, files goferFiles, log *slog.Logger) (*gofer, error) {
+	cfg.Windows = len(files.windows)
 	ours, theirs, err := goferproto.Socketpair()
 	if err != nil {
 		return nil, err
@@ -60,11 +69,16 @@ func startGofer(s *spawner, cfg goferproto.Config, listener, channel *os.File, l
 		conn.Close()
 		return nil, err
 	}
-	files := []*os.File{end, listener} // FDControl, FDListener
-	if channel != nil {
-		files = append(files, channel) // FDChannel
+	for i, w := range files.windows {
+		r := goferproto.Request{ID: uint64(i + 1), Op: goferproto.OpWindow, Window: &w.Window, Memory: w.memory}
+		if err := conn.SendRequest(r); err != nil {
+			conn.Close()
+			return nil, err
+		}
 	}
-	c, err := startChild(s, "gofer", "gofer", goferNamespaces, files, log)
+	// FDControl, FDListener, FDChannel (closed in the child if nil), FDGuests
+	extra := append([]*os.File{end, files.listener, files.channel}, files.guests...)
+	c, err := startChild(s, "gofer", "gofer", goferNamespaces, extra, log)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -75,6 +89,7 @@ func startGofer(s *spawner, cfg goferproto.Config, listener, channel *os.File, l
 		ready:   make(chan goferproto.Ready, 1),
 		failed:  make(chan string, 1),
 		gone:    make(chan struct{}),
+		lastID:  uint64(len(files.windows)),
 		pending: map[uint64]chan goferproto.Reply{},
 	}
 	go g.receive()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/pressure"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -29,6 +30,10 @@ const (
 	// signalPause is how long after the first signal another one still belongs
 	// to it: timeout(1) signals its child, and then its process group.
 	signalPause = time.Second
+	// maxRestarts is how often a gofer is started again within restartWindow: one
+	// that does not stay is not worth the trouble.
+	maxRestarts   = 5
+	restartWindow = time.Minute
 	// blameWait is how long a failed start waits to learn whether the FS server
 	// is to blame, because its end explains more than the gofer's view of it.
 	blameWait = 3 * time.Second
@@ -37,12 +42,14 @@ const (
 // State of a volume.
 type State string
 
-// States. Failed means that clients get errors and only a stop makes sense.
+// States. Restarting means that the gofer has died and another one is being
+// started; Failed, that clients get errors and only a stop makes sense.
 const (
-	Starting State = "starting"
-	Serving  State = "ready"
-	Failed   State = "failed"
-	Stopping State = "stopping"
+	Starting   State = "starting"
+	Serving    State = "ready"
+	Restarting State = "restarting"
+	Failed     State = "failed"
+	Stopping   State = "stopping"
 )
 
 // volume is one volume while it is served.
@@ -53,9 +60,19 @@ type volume struct {
 	started time.Time
 
 	spawner *spawner
+	cache   *cacheLimit // of no use unless hasCache
+	windows *windows
+
+	// Of the processes that there are now. Written by the goroutine of serve,
+	// which reads them as it likes; guarded by mu for others.
 	server  *server // nil when in process
 	gofer   *gofer
-	cache   *cacheLimit // of no use unless hasCache
+	spawned time.Time // when they were started
+	// listener is gofer.sock and guests are the sockets of Config.Listen. The
+	// supervisor has a copy of each for the next gofer, until the last one is gone:
+	// then who connects must notice. Used by the goroutine of serve only.
+	listener *os.File
+	guests   []*os.File
 
 	stop     chan struct{} // closed when asked to stop
 	stopOnce sync.Once
@@ -66,6 +83,8 @@ type volume struct {
 	state  State
 	reason string // why Failed
 	ready  *goferproto.Ready
+	// restarts are the times at which the gofer was started again.
+	restarts []time.Time
 }
 
 // Serve serves a volume until it is asked to stop, by a signal or over the
@@ -147,29 +166,78 @@ func (v *volume) serve(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	listener, err := v.makeFiles()
-	if err != nil {
+	defer v.closeListeners()
+	if v.listener, err = v.makeFiles(); err != nil {
 		return err
 	}
-	// The gofer's copy must be the last, so that clients of a dead one notice.
-	defer listener.Close()
+	defer func() {
+		if rerr := v.removeGuestSockets(); err == nil {
+			err = rerr
+		}
+	}()
+	if err := v.bindGuestSockets(); err != nil {
+		return err
+	}
+	if v.windows, err = newWindows(v.cfg.Window, v.log); err != nil {
+		return err
+	}
+	background.Go(func() { v.windows.serve(ctx) })
 	control, err := listenControl(d.control(), controlSocket(name))
 	if err != nil {
 		return err
 	}
 	background.Go(func() { v.serveControl(ctx, control) })
 
-	started := v.start(ctx, listener)
-	listener.Close()
+	started := v.start(ctx)
 	if started == nil {
 		if v.hasCache() {
 			background.Go(func() { v.cache.watch(ctx, v.residentBytes) })
 		} else if v.cfg.CacheLimit != 0 {
 			v.log.Warn("a limit was given for the cache, but the volume has none", "volume", name)
 		}
-		v.watch()
+		v.watch(ctx)
 	}
+	v.closeListeners()
 	return join(started, v.shutDown(started == nil))
+}
+
+// bindGuestSockets makes the sockets for guests.
+func (v *volume) bindGuestSockets() error {
+	for _, l := range v.cfg.Listen {
+		f, err := l.Bind()
+		if err != nil {
+			return err
+		}
+		v.guests = append(v.guests, f)
+	}
+	return nil
+}
+
+// removeGuestSockets removes the files of those that were made.
+func (v *volume) removeGuestSockets() error {
+	var errs []error
+	for i := range v.guests {
+		if path := v.cfg.Listen[i].SocketPath(); path != "" {
+			errs = append(errs, remove(path))
+		}
+	}
+	return join(errs...)
+}
+
+// closeListeners makes connecting fail once the gofer is gone, too.
+func (v *volume) closeListeners() {
+	for _, f := range append(v.guests[:len(v.guests):len(v.guests)], v.listener) {
+		if f != nil {
+			f.Close() // for the second time, perhaps
+		}
+	}
+}
+
+// currentGofer returns the gofer that there is now.
+func (v *volume) currentGofer() *gofer {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.gofer
 }
 
 // makeFiles makes the private directory and, in it, what becomes the volume
@@ -192,13 +260,8 @@ func (v *volume) makeFiles() (listener *os.File, err error) {
 }
 
 // start starts the processes and waits until sandboxes can attach.
-func (v *volume) start(ctx context.Context, listener *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, v.cfg.StartTimeout+blameWait)
-	defer cancel()
-	if err := v.startProcesses(listener); err != nil {
-		return err
-	}
-	if err := v.waitReady(ctx); err != nil {
+func (v *volume) start(ctx context.Context) error {
+	if err := v.startProcesses(ctx); err != nil {
 		return err
 	}
 	dir := v.cfg.Dirs.Volume(v.cfg.Info.Name)
@@ -207,10 +270,7 @@ func (v *volume) start(ctx context.Context, listener *os.File) error {
 	if err := unix.Rename(v.cfg.Dirs.private(v.cfg.Info.Name)+"/"+privateVolume, dir); err != nil {
 		return fmt.Errorf("volume directory not writable: %w", err)
 	}
-	v.gofer.out.startLogging()
-	if v.server != nil {
-		v.server.out.startLogging()
-	}
+	v.startLogging()
 	if v.cfg.Ready != nil {
 		v.cfg.Ready(dir)
 	}
@@ -220,10 +280,30 @@ func (v *volume) start(ctx context.Context, listener *os.File) error {
 	return nil
 }
 
-func (v *volume) startProcesses(listener *os.File) error {
+// startLogging passes on what the processes write from now on.
+func (v *volume) startLogging() {
+	v.gofer.out.startLogging()
+	if v.server != nil {
+		v.server.out.startLogging()
+	}
+}
+
+// startProcesses starts the processes and waits until clients are served.
+func (v *volume) startProcesses(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.StartTimeout+blameWait)
+	defer cancel()
+	if err := v.spawnProcesses(); err != nil {
+		return err
+	}
+	return v.waitReady(ctx)
+}
+
+func (v *volume) spawnProcesses() error {
+	v.spawned = time.Now()
 	cfg := v.cfg.Gofer
 	cfg.Version = goferproto.Version
 	cfg.Volume = v.cfg.Info
+	cfg.Listen = v.cfg.Listen
 	cfg.CacheLimit = v.cache.get().Effective
 	cfg.InitTimeoutMs = v.cfg.StartTimeout.Milliseconds()
 	var ours, theirs *os.File
@@ -243,7 +323,9 @@ func (v *volume) startProcesses(listener *os.File) error {
 		v.server = s
 		v.mu.Unlock()
 	}
-	g, err := startGofer(v.spawner, cfg, listener, ours, v.log)
+	g, err := v.windows.start(func(held []heldWindow) (*gofer, error) {
+		return startGofer(v.spawner, cfg, goferFiles{v.listener, ours, v.guests, held}, v.log)
+	})
 	if err != nil {
 		return err
 	}
@@ -278,7 +360,7 @@ func (v *volume) waitReady(ctx context.Context) error {
 	select {
 	case r := <-v.gofer.ready:
 		v.mu.Lock()
-		v.ready, v.state = &r, Serving
+		v.ready, v.state, v.reason = &r, Serving, ""
 		v.mu.Unlock()
 		return nil
 	case text := <-v.gofer.failed:
@@ -310,7 +392,7 @@ func (v *volume) waitReady(ctx context.Context) error {
 // blame explains the gofer's words: before the deadline, an FS server that ends
 // with an error is the cause and not the effect.
 func (v *volume) blame(ctx context.Context, text string) error {
-	if v.server == nil || !time.Now().Before(v.started.Add(v.cfg.StartTimeout)) {
+	if v.server == nil || !time.Now().Before(v.spawned.Add(v.cfg.StartTimeout)) {
 		return errors.New(text)
 	}
 	ctx, cancel := context.WithTimeout(ctx, blameWait)
@@ -338,35 +420,102 @@ func (v *volume) serverDone() <-chan struct{} {
 	return v.server.done
 }
 
-// watch notes a failure and waits until the volume is asked to stop.
-func (v *volume) watch() {
-	if reason := v.awaitFailure(); reason != "" {
+// watch starts a gofer that has died again, notes another failure, and waits until
+// the volume is asked to stop.
+func (v *volume) watch(ctx context.Context) {
+	for {
+		reason, died := v.awaitFailure()
+		if reason == "" {
+			return
+		}
+		if died && v.mayRestart() {
+			err := v.restart(ctx, reason)
+			if err == nil {
+				continue
+			}
+			if v.stopping() {
+				return
+			}
+			reason += "; start it again: " + err.Error()
+		}
+		v.closeListeners()
 		v.setFailed(reason)
 		v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
 		if err := notify("STATUS=failed: " + reason); err != nil {
 			v.log.Warn("status", "err", err)
 		}
+		<-v.stop
+		return
 	}
-	<-v.stop
 }
 
-// awaitFailure waits for one and says why; it is empty when asked to stop.
+// mayRestart reports whether the gofer has not died too often of late, and counts.
+func (v *volume) mayRestart() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n := len(v.restarts); n >= maxRestarts && time.Since(v.restarts[n-maxRestarts]) < restartWindow {
+		return false
+	}
+	v.restarts = append(v.restarts, time.Now())
+	return true
+}
+
+// restart replaces the processes after the end of the gofer: an FS server's channel
+// ends with it, and so does the server. After an error there are no processes.
+func (v *volume) restart(ctx context.Context, reason string) error {
+	v.mu.Lock()
+	v.state, v.reason = Restarting, reason
+	v.mu.Unlock()
+	v.log.Error("the gofer is started again; sandboxes have lost the volume, guests connect again", "volume", v.cfg.Info.Name, "reason", reason)
+	err := v.endProcesses()
+	if err == nil {
+		err = v.startProcesses(ctx)
+	}
+	if err != nil {
+		return join(err, v.endProcesses())
+	}
+	v.startLogging()
+	if v.hasCache() {
+		// The limit may have changed since the gofer's configuration was written.
+		if _, err := v.cache.change(ctx, func(*pressure.Limiter) {}); err != nil {
+			v.log.Warn("limit of the cache", "err", err)
+		}
+	}
+	return nil
+}
+
+// endProcesses ends what is left of the processes after the end of the gofer.
+func (v *volume) endProcesses() error {
+	v.gofer.kill()
+	v.gofer.close()
+	if v.server == nil {
+		return nil
+	}
+	v.server.end(v.hard, serverGrace)
+	if err := v.server.delete(context.Background()); err != nil {
+		return fmt.Errorf("remove the FS server's sandbox: %w", err)
+	}
+	return nil
+}
+
+// awaitFailure waits for one and says why, and whether the gofer has died; the
+// reason is empty when asked to stop.
 //
 // The end of one process is soon followed by that of the other, or by the
 // gofer's view of it, in any order: what comes first is shown at once, but the
 // cause is known only with the rest. A gofer that ends is always the cause. The
 // FS server's end is, unless it ended well: then the gofer has given it up.
-func (v *volume) awaitFailure() string {
+func (v *volume) awaitFailure() (reason string, died bool) {
 	var text string
 	var timeout <-chan time.Time
 	serverDone := v.serverDone()
 	for {
 		select {
 		case <-v.stop:
-			return ""
+			return "", false
 		case <-v.gofer.gone:
 			v.gofer.kill() // it may have closed the connection only
-			return v.gofer.status("")
+			return v.gofer.status(""), true
 		case text = <-v.gofer.failed:
 			v.setFailed(text)
 		case <-serverDone:
@@ -374,9 +523,9 @@ func (v *volume) awaitFailure() string {
 			v.setFailed(v.server.status(""))
 		case <-timeout:
 			if serverDone == nil && v.server != nil {
-				return v.server.status("")
+				return v.server.status(""), false
 			}
-			return text
+			return text, false
 		}
 		if timeout == nil {
 			timeout = time.After(blameWait)
@@ -384,9 +533,19 @@ func (v *volume) awaitFailure() string {
 		}
 		// Both the gofer's word and the server's end.
 		if v.server.succeeded() {
-			return text
+			return text, false
 		}
-		return v.server.status("")
+		return v.server.status(""), false
+	}
+}
+
+// stopping reports whether the volume was asked to stop.
+func (v *volume) stopping() bool {
+	select {
+	case <-v.stop:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -5,11 +5,13 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"time"
 
+	"fsva/gofer/bytesize"
 	"fsva/gofer/latency"
 	"fsva/gofer/supervisor/goferproto"
 )
@@ -27,6 +29,12 @@ type Status struct {
 	ReadOnly    bool   `json:"readOnly,omitempty"`
 	StrictFsync bool   `json:"strictFsync,omitempty"`
 	Directory   string `json:"directory"` // what containers mount
+	// Listen is where guests come from, and Window how their hypervisors get
+	// windows, if they do.
+	Listen []string `json:"listen,omitempty"`
+	Window string   `json:"window,omitempty"`
+	// Restarts counts the gofers that were started in place of dead ones.
+	Restarts int `json:"restarts,omitempty"`
 
 	Started   time.Time `json:"started"`
 	PID       int       `json:"pid"`
@@ -67,8 +75,14 @@ func (v *volume) status(ctx context.Context) Status {
 		Directory: v.cfg.Dirs.Volume(v.cfg.Info.Name),
 		Started:   v.started.Truncate(time.Second), PID: os.Getpid(),
 	}
+	for _, l := range v.cfg.Listen {
+		s.Listen = append(s.Listen, l.String())
+	}
+	if w := v.cfg.Window; w.Path != "" {
+		s.Window = fmt.Sprintf("%s of %s", w.Path, bytesize.Format(w.Size))
+	}
 	v.mu.Lock()
-	s.State, s.Reason, s.Ready = v.state, v.reason, v.ready
+	s.State, s.Reason, s.Ready, s.Restarts = v.state, v.reason, v.ready, len(v.restarts)
 	g, srv := v.gofer, v.server
 	v.mu.Unlock()
 	if s.Ready != nil && s.Ready.Cache {

@@ -9,7 +9,12 @@
 // a socketpair of which it keeps no end. It parses no byte that an FS server, a
 // sandbox or a VM sent: an FS server's output is shown as text, line by line,
 // bounded and made printable; the gofer's messages are those of goferproto. The
-// peers on the control socket are root's own commands.
+// peers on the control socket are root's own commands. Sockets for guests are made
+// here and served by the gofer; hypervisors get their windows from here, and what
+// they say is not looked at.
+//
+// A gofer that dies is started again, with the same listening sockets and windows,
+// and with a new FS server. Its sandboxes are lost, guests connect again.
 //
 // A volume exists on disk as (RUNDIR is Dirs.Run):
 //
@@ -23,7 +28,7 @@
 // killed leaves only files. Whoever takes the lock next, Serve or List, removes
 // them.
 //
-// Lock order: cacheLimit.order, then any other; those are leaves.
+// Lock order: cacheLimit.order and windows.mu, then any other; those are leaves.
 package supervisor
 
 import (
@@ -37,6 +42,7 @@ import (
 
 	"fsva/gofer/attach"
 	"fsva/gofer/fsserver"
+	"fsva/gofer/listen"
 	"fsva/gofer/supervisor/goferproto"
 )
 
@@ -51,9 +57,13 @@ type Config struct {
 	Source    string
 	// Server is the FS server, or nil when the gofer serves in process.
 	Server *fsserver.Spec
-	// Gofer is what the gofer is told. Serve fills in Version, Volume,
-	// CacheLimit and InitTimeoutMs.
+	// Gofer is what the gofer is told. Serve fills in Version, Volume, Listen,
+	// Windows, CacheLimit and InitTimeoutMs.
 	Gofer goferproto.Config
+	// Listen is where guests come from. Serve binds the sockets and removes them.
+	Listen []listen.Spec
+	// Window says how guests' hypervisors get windows.
+	Window WindowConfig
 	// CacheLimit bounds the buffer cache, in bytes; 0 is DefaultCacheLimit.
 	CacheLimit int64
 	// StartTimeout bounds the time to readiness.

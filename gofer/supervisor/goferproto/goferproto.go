@@ -10,8 +10,8 @@
 // bounded sizes and counts) and its text is made printable before anyone sees
 // it.
 //
-// The conversation: the supervisor sends one Config; the gofer answers with one
-// Reply that holds Ready or Error. From then on the supervisor sends Requests,
+// The conversation: the supervisor sends one Config and the windows that there are;
+// the gofer answers with one Reply that holds Ready or Error. From then on the supervisor sends Requests,
 // each answered by a Reply with its ID, and the gofer may send Replies with ID 0
 // that hold Failed. One message is one packet of at most MaxMessage bytes.
 package goferproto
@@ -80,6 +80,9 @@ type Config struct {
 	Binds []Bind `json:"binds,omitempty"`
 	// Listen says where guests come from; the sockets are at FDGuests.
 	Listen []listen.Spec `json:"listen,omitempty"`
+	// Windows is how many Requests with OpWindow follow the Config at once, which
+	// are not answered.
+	Windows int `json:"windows,omitempty"`
 	// Options are the appliance's options for an in-process file system.
 	Options map[string]string `json:"options,omitempty"`
 	// CacheLimit is what the buffer cache may take to begin with, in bytes.
@@ -235,6 +238,9 @@ func (c *Config) check() error {
 	}
 	if len(c.Listen) > listen.Max {
 		return fmt.Errorf("%d listeners, the most is %d", len(c.Listen), listen.Max)
+	}
+	if c.Windows < 0 || c.Windows > window.MaxWindows {
+		return fmt.Errorf("%d windows, the most is %d", c.Windows, window.MaxWindows)
 	}
 	return nil
 }
