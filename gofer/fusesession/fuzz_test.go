@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,7 @@ type panics struct {
 func (p *panics) Write(b []byte) (int, error) {
 	if strings.Contains(string(b), "panic in a FUSE request") {
 		p.n.Add(1)
+		os.Stderr.Write(b)
 	}
 	return len(b), nil
 }

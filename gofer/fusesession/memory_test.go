@@ -28,7 +28,7 @@ func (d *memDir) Create(ctx context.Context, name string, _ uint32, mode uint32,
 	if d.GetChild(name) != nil {
 		return nil, nil, 0, unix.EEXIST
 	}
-	f := &fs.MemRegularFile{Attr: fuse.Attr{Mode: mode & 0o777}}
+	f := &memFile{MemRegularFile: fs.MemRegularFile{Attr: fuse.Attr{Mode: mode & 0o777}}}
 	return d.NewInode(ctx, f, fs.StableAttr{Mode: unix.S_IFREG}), nil, 0, 0
 }
 
@@ -81,4 +81,30 @@ func (d *memDir) Rename(_ context.Context, name string, to fs.InodeEmbedder, new
 		}
 	}
 	return 0
+}
+
+// memFile is a file of at most maxMemFile bytes.
+type memFile struct{ fs.MemRegularFile }
+
+const maxMemFile = 1 << 20
+
+func (f *memFile) Write(ctx context.Context, h fs.FileHandle, data []byte, off int64) (uint32, unix.Errno) {
+	if off > maxMemFile {
+		return 0, unix.EFBIG
+	}
+	return f.MemRegularFile.Write(ctx, h, data, off)
+}
+
+func (f *memFile) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) unix.Errno {
+	if size, ok := in.GetSize(); ok && size > maxMemFile {
+		return unix.EFBIG
+	}
+	return f.MemRegularFile.Setattr(ctx, h, in, out)
+}
+
+func (f *memFile) Allocate(ctx context.Context, h fs.FileHandle, off, size uint64, mode uint32) unix.Errno {
+	if off+size > maxMemFile {
+		return unix.EFBIG
+	}
+	return f.MemRegularFile.Allocate(ctx, h, off, size, mode)
 }

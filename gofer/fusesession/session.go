@@ -174,12 +174,12 @@ func New(fs fuse.RawFileSystem, o Options) *Session {
 		s.canPosix, s.canFlock = c.Has(fuse.CAP_POSIX_LOCKS), c.Has(fuse.CAP_FLOCK_LOCKS)
 	}
 	s.small.New = func() any { b := make([]byte, messageOverhead); return &b }
-	s.large.New = func() any { b := make([]byte, o.MaxIO+messageOverhead); return &b }
+	s.large.New = func() any { b := make([]byte, s.MaxMessage()); return &b }
 	return s
 }
 
 // MaxMessage returns the most bytes of a request or of a reply.
-func (s *Session) MaxMessage() int { return s.opts.MaxIO + messageOverhead }
+func (s *Session) MaxMessage() int { return max(s.opts.MaxIO, xattrValueMax) + messageOverhead }
 
 // Stats returns the session's counters.
 func (s *Session) Stats() Stats {
