@@ -44,6 +44,17 @@ type Queue struct {
 // Index returns the queue's number.
 func (q *Queue) Index() int { return q.index }
 
+// Base returns the entry of the available ring, modulo 2^16, that the queue began with: 0 for a driver that has just
+// started, and usually not for one that was paused or whose VMM has connected again. For calls from Handler.Kick only.
+func (q *Queue) Base() uint16 { return q.base }
+
+// Running reports whether the queue runs: false from before Handler.Stop is called until it is started again.
+func (q *Queue) Running() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running
+}
+
 // Take returns the next chain that the driver has made available. nil means that there is none, or that the queue is
 // stopped: Handler.Kick is called when that has changed. It never blocks for long.
 func (q *Queue) Take() *Chain {

@@ -185,16 +185,28 @@ func (r *ring) collect(c *Chain, addr uint64, length uint32, write bool) error {
 		n := uint32(min(uint64(length), uint64(len(b))))
 		b = b[:n:n]
 		if write {
-			c.writable = append(c.writable, b)
+			c.writable = join(c.writable, b)
 			c.writableLen += int(n)
 		} else {
-			c.readable = append(c.readable, b)
+			c.readable = join(c.readable, b)
 			c.readableLen += int(n)
 		}
 		addr += uint64(n)
 		length -= n
 	}
 	return nil
+}
+
+// join appends b to list, or makes the last slice longer if b comes right behind it in memory: drivers have a descriptor
+// for each page, and pages that belong together are often neighbours.
+func join(list [][]byte, b []byte) [][]byte {
+	if i := len(list) - 1; i >= 0 {
+		if joined, ok := sharedmem.Join(list[i], b); ok {
+			list[i] = joined
+			return list
+		}
+	}
+	return append(list, b)
 }
 
 // give returns a chain to the driver, n bytes of it written, and reports whether the driver wants an interrupt.

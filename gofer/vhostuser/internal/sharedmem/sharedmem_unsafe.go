@@ -63,3 +63,11 @@ func Store16(b []byte, off int, v uint16) bool {
 
 // Address is where b begins. b must not be empty.
 func Address(b []byte) uintptr { return uintptr(unsafe.Pointer(&b[0])) }
+
+// Join returns a and b as one slice if b begins where a ends. Both must be of one mapping, and not empty.
+func Join(a, b []byte) ([]byte, bool) {
+	if Address(a)+uintptr(len(a)) != Address(b) {
+		return nil, false
+	}
+	return unsafe.Slice(&a[0], len(a)+len(b)), true
+}
