@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// bootTimeout is how long a guest may take until its agent answers; on an idle machine it takes about 5 s.
-	bootTimeout = 90 * time.Second
+	// bootTimeout is how long a guest may take until its agent answers; an idle machine takes about 5 s, a busy one many times that.
+	bootTimeout = 4 * time.Minute
 	// commandTimeout bounds commands that say nothing else. Emulated processors are slow.
 	commandTimeout = 2 * time.Minute
 	defaultMemory  = 512

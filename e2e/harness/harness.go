@@ -91,6 +91,7 @@ var commands = map[string]string{
 	"faulty":      "./e2e/faulty",
 	"checker":     "./e2e/checker",
 	"guest-init":  "./e2e/guest/cmd/init",
+	"guest-work":  "./e2e/guest/cmd/work",
 }
 
 // Binary returns the path of one of the project's binaries. With FSVA_BIN_DIR set it must be there; otherwise the one

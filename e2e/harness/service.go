@@ -3,7 +3,10 @@
 
 package harness
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Service is a command that runs in the background, with what it starts, until the test ends or it is killed.
 type Service struct{ p *process }
@@ -29,5 +32,15 @@ func (s *Service) Done() <-chan struct{} { return s.p.done }
 func (s *Service) Kill() {
 	if !s.p.ended() {
 		s.p.kill()
+	}
+}
+
+// Await waits until ready reports true, and fails the test if that takes longer than timeout or the service ends before.
+func Await(t testing.TB, timeout time.Duration, s *Service, ready func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); !ready(); {
+		if time.Now().After(deadline) || s.p.waitFor(10*time.Millisecond) {
+			t.Fatalf("%s is not ready:\n%s", s.p.cmd.Path, s.Output())
+		}
 	}
 }
