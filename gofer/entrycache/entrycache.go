@@ -5,7 +5,8 @@
 // for as long as the server allowed: directory entries (also that a name does
 // not exist), attributes, symbolic link targets, the whole of a READDIRPLUS
 // reply, so that the lookups that follow a listing cost no request, and the
-// listings of directories where the server says FOPEN_CACHE_DIR.
+// listings of directories where the server says FOPEN_CACHE_DIR, or all of them
+// where nothing changes.
 //
 // An FS wraps another fuse.RawFileSystem. The one below is not trusted with
 // memory: the number of entries and of listed names kept is bounded. Callers above
@@ -50,6 +51,10 @@ type Options struct {
 	// ReadOnly says that nobody reads access times back: reading a file does
 	// not invalidate its attributes.
 	ReadOnly bool
+	// Unchanging says that directories do not change, but by the server's
+	// notifications: listings are kept whatever OPENDIR's flags are, and a directory
+	// whose listing is known is opened without asking.
+	Unchanging bool
 	// CacheSymlinks says that the server agreed to FUSE_CACHE_SYMLINKS.
 	CacheSymlinks bool
 	// ListsXattrs says that LISTXATTR names every extended attribute that
@@ -75,8 +80,10 @@ type FS struct {
 
 	entryHits, entryMisses, attrHits, attrMisses, listHits, invalidations, evictions atomic.Uint64
 
-	mu    sync.Mutex
-	table table // guarded by mu
+	mu     sync.Mutex
+	table  table                // guarded by mu
+	dirs   map[uint64]openedDir // by our own number; guarded by mu; see Options.Unchanging
+	lastFh uint64               // number given out last; guarded by mu
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -89,7 +96,7 @@ func New(below fuse.RawFileSystem, o Options) *FS {
 	if o.MaxListed <= 0 {
 		o.MaxListed = DefaultMaxListed
 	}
-	f := &FS{RawFileSystem: below, opts: o}
+	f := &FS{RawFileSystem: below, opts: o, dirs: make(map[uint64]openedDir)}
 	f.table.init()
 	return f
 }

@@ -96,6 +96,9 @@ func (n *node) unlist() {
 // OpenDir implements fuse.RawFileSystem. As in Linux (fuse_dir_open), it is the
 // end of a listing unless the server says KEEP_CACHE.
 func (f *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if f.opts.Unchanging {
+		return f.openUnchanging(cancel, in, out)
+	}
 	status := f.RawFileSystem.OpenDir(cancel, in, out)
 	if !status.Ok() {
 		return status
@@ -121,6 +124,10 @@ func (f *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 
 // ReleaseDir implements fuse.RawFileSystem.
 func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
+	if f.opts.Unchanging {
+		f.releaseUnchanging(in)
+		return
+	}
 	f.mu.Lock()
 	if n := f.table.nodes[in.NodeId]; n != nil {
 		h := n.handles[in.Fh]
@@ -151,7 +158,7 @@ func (f *FS) readListing(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 	if n == nil {
 		return reading{}, false
 	}
-	if in.Offset == 0 && f.opts.AutoInvalData {
+	if in.Offset == 0 && f.opts.AutoInvalData && !f.opts.Unchanging {
 		f.mu.Unlock()
 		var out fuse.AttrOut
 		status := f.GetAttr(cancel, &fuse.GetAttrIn{InHeader: in.InHeader}, &out)
@@ -175,13 +182,9 @@ func (f *FS) readListing(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 	}
 	l.in.lru.MoveToFront(l.el)
 	if plus {
-		answered = f.listPlus(n, l.entries[at:], list)
+		answered = f.listPlus(n, l.entries[at:], list, false /* all */)
 	} else {
-		for _, e := range l.entries[at:] {
-			if !list.AddDirEntry(e) {
-				break
-			}
-		}
+		listPlain(l.entries[at:], list)
 		answered = true
 	}
 	if answered {
@@ -190,11 +193,20 @@ func (f *FS) readListing(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 	return r, answered
 }
 
+// listPlain answers a READDIR with entries.
+func listPlain(entries []fuse.DirEntry, list *fuse.DirEntryList) {
+	for _, e := range entries {
+		if !list.AddDirEntry(e) {
+			return
+		}
+	}
+}
+
 // listed returns the directory of a request if its handle may use listings.
 func (f *FS) listed(in *fuse.ReadIn) *node {
 	n := f.table.nodes[in.NodeId]
-	if n == nil {
-		return nil
+	if n == nil || f.opts.Unchanging {
+		return n
 	}
 	if h := n.handles[in.Fh]; h.open == 0 || h.plain {
 		return nil
@@ -204,18 +216,20 @@ func (f *FS) listed(in *fuse.ReadIn) *node {
 
 // listPlus answers a READDIRPLUS with entries of dir, up to the first that is not
 // cached. It reports false if that is the very first: the server is then asked to
-// go on from there, and its reply is cached again.
-func (f *FS) listPlus(dir *node, entries []fuse.DirEntry, list *fuse.DirEntryList) bool {
+// go on from there, and its reply is cached again. With all it does not stop there:
+// such an entry is one that was not looked up.
+func (f *FS) listPlus(dir *node, entries []fuse.DirEntry, list *fuse.DirEntryList, all bool) bool {
 	now := time.Now()
 	for i, e := range entries {
-		if e.Name == "." || e.Name == ".." {
+		c := f.table.entryOf(dir, e.Name)
+		cached := c != nil && c.child != nil && now.Before(c.expires) && now.Before(c.child.attrExpires)
+		if e.Name == "." || e.Name == ".." || all && !cached {
 			if list.AddDirLookupEntry(e) == nil {
 				return true
 			}
 			continue
 		}
-		c := f.table.entryOf(dir, e.Name)
-		if c == nil || c.child == nil || !now.Before(c.expires) || !now.Before(c.child.attrExpires) {
+		if !cached {
 			return i > 0
 		}
 		e.Mode = c.child.typ
@@ -271,12 +285,18 @@ func room(in *fuse.ReadIn, list *fuse.DirEntryList) (start, size int) {
 
 // ReadDir implements fuse.RawFileSystem.
 func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
+	request := *in
+	if f.opts.Unchanging {
+		if status, answered := f.readUnchanging(&request, list, false /* plus */); answered {
+			return status
+		}
+	}
 	r, answered := f.readListing(cancel, in, list, false /* plus */)
 	if answered {
 		return fuse.OK
 	}
 	start, room := room(in, list)
-	status := f.RawFileSystem.ReadDir(cancel, in, list)
+	status := f.RawFileSystem.ReadDir(cancel, &request, list)
 	if !status.Ok() || r.n == nil {
 		return status
 	}
@@ -294,6 +314,12 @@ func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntr
 // cached, so that looking them up costs nothing while they are valid. When it
 // fails the caller owes no FORGET for what the list may hold.
 func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
+	request := *in
+	if f.opts.Unchanging {
+		if status, answered := f.readUnchanging(&request, list, true /* plus */); answered {
+			return status
+		}
+	}
 	r, answered := f.readListing(cancel, in, list, true /* plus */)
 	if answered {
 		return fuse.OK
@@ -302,7 +328,7 @@ func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.Dir
 	before := f.table.markOf(f.table.nodes[in.NodeId])
 	f.mu.Unlock()
 	start, room := room(in, list)
-	status := f.RawFileSystem.ReadDirPlus(cancel, in, list)
+	status := f.RawFileSystem.ReadDirPlus(cancel, &request, list)
 	entries, outs, err := fuse.ParseDirLookupEntries(list.Bytes()[start:])
 	if err != nil {
 		return fuse.EIO // the file system below wrote a list that go-fuse cannot read
