@@ -8,8 +8,8 @@
 //     with vhost_vsock.
 //   - hybrid-vsock: the unix sockets of Firecracker and Cloud Hypervisor, which
 //     have the virtio device in the VMM.
-//   - vhost-user-vsock: the virtio device in this process, for QEMU
-//     on hosts without vhost_vsock.
+//   - vhost-user-vsock: the virtio device in this process ([Device]),
+//     for QEMU on hosts without vhost_vsock.
 //   - unix: a plain unix socket, for clients on the host.
 //
 // The peers are guests and their VMMs; neither is trusted. A listener gives out

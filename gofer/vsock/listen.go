@@ -146,33 +146,43 @@ func removeStale(path string) error {
 }
 
 // FileListener returns a listener on a socket of Bind with the same address and
-// options, for all kinds but VhostUser . It borrows f: the
-// listener has a descriptor of its own. It does not remove a socket's file.
+// options. It borrows f: the listener has a descriptor of its own. It does not
+// remove a socket's file.
 //
-// Accept goes on when a peer is not allowed; it returns the errors of accept(2).
+// For VhostUser it is a [Device] of its own, whose Close ends the connections,
+// too; the others leave those alone. Accept goes on when a peer is not allowed,
+// and otherwise returns the errors of accept(2).
 func FileListener(f *os.File, a Addr, o Options) (net.Listener, error) {
-	switch a.Kind {
-	case Kernel:
+	l, err := fileListener(f, a, o)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", a, err)
+	}
+	return l, nil
+}
+
+func fileListener(f *os.File, a Addr, o Options) (net.Listener, error) {
+	if a.Kind == Kernel {
 		l, err := kernel.FileListener(f)
 		if err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", a, err)
-		}
-		return &listener{Listener: l, addr: a, options: o}, nil
-	case Unix, Hybrid:
-		if a.Kind == Hybrid && !o.allows(o.hybridCID()) {
-			return nil, fmt.Errorf("listen on %s: the CID of the guest behind it is not one of those that may connect", a)
-		}
-		l, err := net.FileListener(f)
-		if err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", a, err)
-		}
-		if _, ok := l.(*net.UnixListener); !ok {
-			l.Close()
-			return nil, fmt.Errorf("listen on %s: the descriptor is not a unix socket", a)
+			return nil, err
 		}
 		return &listener{Listener: l, addr: a, options: o}, nil
 	}
-	return nil, fmt.Errorf("listen on %s: needs a device", a)
+	if a.Kind == Hybrid && !o.allows(o.hybridCID()) {
+		return nil, errors.New("the CID of the guest behind it is not one of those that may connect")
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := l.(*net.UnixListener); !ok {
+		l.Close()
+		return nil, errors.New("the descriptor is not a unix socket")
+	}
+	if a.Kind == VhostUser {
+		return listenDevice(l, a, o)
+	}
+	return &listener{Listener: l, addr: a, options: o}, nil
 }
 
 // Listen is Bind and FileListener. Closing the listener removes its file.
@@ -189,8 +199,21 @@ func Listen(a Addr, o Options) (net.Listener, error) {
 		}
 		return nil, err
 	}
-	l.(*listener).remove = SocketPath(a, o)
-	return l, nil
+	return removeOnClose{l, SocketPath(a, o)}, nil
+}
+
+// removeOnClose is a listener with a file, "" for none.
+type removeOnClose struct {
+	net.Listener
+	path string
+}
+
+func (l removeOnClose) Close() error {
+	err := l.Listener.Close()
+	if l.path != "" && err == nil {
+		err = os.Remove(l.path)
+	}
+	return err
 }
 
 // listener accepts what its options allow.
@@ -198,7 +221,6 @@ type listener struct {
 	net.Listener
 	addr    Addr
 	options Options
-	remove  string // immutable; the file to remove, "" for none
 }
 
 func (l *listener) Addr() net.Addr { return l.addr }
@@ -228,14 +250,6 @@ func (l *listener) wrap(c net.Conn) Conn {
 		cid = l.options.hybridCID()
 	}
 	return unixConn{c.(*net.UnixConn), cid}
-}
-
-func (l *listener) Close() error {
-	err := l.Listener.Close()
-	if l.remove != "" && err == nil {
-		err = os.Remove(l.remove)
-	}
-	return err
 }
 
 // Dial connects to a: from a guest to its host, or from a host to a guest

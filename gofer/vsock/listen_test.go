@@ -151,7 +151,9 @@ func TestFileListenerTakesOnlyItsKind(t *testing.T) {
 		a    Addr
 		o    Options
 	}{
-		{"vhost-user", f, Addr{Kind: VhostUser, Path: "x"}, o},
+		{"vhost-user with a host's CID", f, Addr{Kind: VhostUser, Path: "x"}, Options{CID: 2}},
+		{"vhost-user with a CID that is not on the list", f, Addr{Kind: VhostUser, Path: "x"}, Options{Allow: []uint32{4}}},
+		{"vhost-user on a TCP socket", tf, Addr{Kind: VhostUser, Path: "x"}, o},
 		{"kernel on a unix socket", f, Addr{Kind: Kernel, Port: 1}, o},
 		{"unix on a TCP socket", tf, Addr{Kind: Unix, Path: "x"}, o},
 		{"hybrid without a CID, and a list", f, Addr{Kind: Hybrid, Path: "x"}, Options{Allow: []uint32{3}}},

@@ -135,10 +135,11 @@ func (c *Conn) CloseWrite() {
 	}
 }
 
-// Close ends the connection: what is on offer is withdrawn, what has arrived is
-// dropped, and the peer is told. Until it has answered, Expire has to be called.
+// Close ends the connection: what is on offer is not sent any more, what has
+// arrived is dropped, and the peer is told. Until it has answered, Expire has to
+// be called.
 func (c *Conn) Close(now time.Time) {
-	c.out, c.buf = nil, buffer{}
+	c.buf = buffer{}
 	switch c.state {
 	case stateOpen:
 		c.state = stateClosing
@@ -297,8 +298,13 @@ func (c *Conn) hasNext() bool {
 	case stateRequested:
 		return false
 	}
-	return c.owed != 0 || c.canSend() || len(c.out) == 0 && c.shut&^c.shutSent != 0 ||
-		c.state == stateOpen && len(c.out) > 0 && !c.asked
+	if c.owed != 0 {
+		return true
+	}
+	if c.state == stateOpen && len(c.out) > 0 {
+		return c.window() > 0 || !c.asked
+	}
+	return c.shut&^c.shutSent != 0
 }
 
 // canSend reports whether there are data and credit for it.
@@ -325,7 +331,7 @@ func (c *Conn) next(room int) (Op, []byte) {
 		c.out = c.out[n:]
 		c.txCnt += uint32(n)
 		return OpRW, payload
-	case len(c.out) > 0:
+	case c.state == stateOpen && len(c.out) > 0:
 		c.asked = true
 		return OpCreditRequest, nil
 	default:

@@ -669,8 +669,12 @@ func TestClose(t *testing.T) {
 	c.Offer(make([]byte, 2000))
 	l.want(OpRW, OpCreditRequest)
 	c.Close(now)
+	l.send(from2(OpCreditUpdate, 1000), "")
 	if h := l.want(OpShutdown); h.Flags != ShutdownBoth {
 		t.Errorf("flags %d", h.Flags)
+	}
+	if n := c.Withdraw(); n != 1000 {
+		t.Errorf("%d bytes were not sent, want 1000", n)
 	}
 	// Packets that were on their way change nothing.
 	for _, op := range []Op{OpRW, OpCreditRequest, OpCreditUpdate} {
