@@ -16,7 +16,7 @@ import (
 
 // clientTimeout bounds every step of a conversation on runsc's side. It is
 // longer than serverTimeout, so that a gofer in trouble gets to say so.
-const clientTimeout = 10 * time.Second
+const clientTimeout = 15 * time.Second
 
 // Check asks the gofer of the volume in dir whether it would accept r as an
 // attach. The error is a *RefusedError when it says no and ErrNotRunning when

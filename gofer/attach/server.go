@@ -19,7 +19,7 @@ import (
 )
 
 // serverTimeout bounds a conversation on the gofer's side.
-const serverTimeout = 5 * time.Second
+const serverTimeout = 10 * time.Second
 
 // maxConversations bounds the conversations at one time; more peers wait in
 // the socket's backlog.
@@ -28,7 +28,7 @@ const maxConversations = 32
 const backlog = 128
 
 // Handler is the gofer's policy. Its methods are called from several
-// goroutines, must return within a few seconds, and say no with an error whose
+// goroutines, must return within 5 seconds or so, and say no with an error whose
 // text, one line, is shown to the user.
 type Handler interface {
 	// Check reports whether an attach as r describes it would be accepted.

@@ -48,11 +48,17 @@ type Client struct {
 	Since       time.Time
 }
 
+// handover is how long a new client waits for the one that is in its way: a
+// container's exit is known before its sandbox has written back what it had and
+// has gone.
+const handover = 5 * time.Second
+
 // Table is the attach.Handler of a volume. It is safe for concurrent use.
 type Table struct {
-	volume attach.Info
-	server Server
-	log    *slog.Logger
+	volume   attach.Info
+	server   Server
+	log      *slog.Logger
+	handover time.Duration
 
 	wg sync.WaitGroup // one for each client
 
@@ -62,20 +68,25 @@ type Table struct {
 	next     uint64             // guarded by mu
 	attaches uint64             // guarded by mu
 	refused  uint64             // guarded by mu
+	moved    chan struct{}      // guarded by mu; closed, and made anew, when closed or clients change
 }
 
 var _ attach.Handler = (*Table)(nil)
 
 // New returns a table that gives accepted clients to server.
 func New(volume attach.Info, server Server, log *slog.Logger) *Table {
-	return &Table{volume: volume, server: server, log: log, clients: make(map[uint64]*Client)}
+	return &Table{
+		volume: volume, server: server, log: log, handover: handover,
+		clients: make(map[uint64]*Client), moved: make(chan struct{}),
+	}
 }
 
-// Check implements attach.Handler.
+// Check implements attach.Handler. It waits a while for a client that is in the
+// way, as Attach and Enter do.
 func (t *Table) Check(r attach.Request) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.admitLocked(r.ReadOnly)
+	return t.awaitLocked(r.ReadOnly)
 }
 
 // Attach implements attach.Handler.
@@ -119,7 +130,7 @@ func (t *Table) Enter(c Client) (entered Client, leave func(), err error) {
 
 // enterLocked adds c, of which it sets ReadOnly and Since, to the list.
 func (t *Table) enterLocked(c *Client) (leave func(), err error) {
-	if err := t.admitLocked(c.ReadOnly); err != nil {
+	if err := t.awaitLocked(c.ReadOnly); err != nil {
 		return nil, err
 	}
 	id := t.next
@@ -132,6 +143,7 @@ func (t *Table) enterLocked(c *Client) (leave func(), err error) {
 	return func() {
 		t.mu.Lock()
 		delete(t.clients, id)
+		t.movedLocked()
 		t.mu.Unlock()
 	}, nil
 }
@@ -139,15 +151,55 @@ func (t *Table) enterLocked(c *Client) (leave func(), err error) {
 // errStopping refuses attaches while the volume stops.
 var errStopping = errors.New("the volume is being stopped")
 
-// admitLocked applies the volume's coherence. An exclusive client caches
-// everything, so it must be the only one, unless nobody can write at all. It
-// counts who is refused.
-func (t *Table) admitLocked(readOnly bool) (err error) {
-	defer func() {
-		if err != nil {
-			t.refused++
+// inUseError refuses a client because of another one.
+type inUseError struct {
+	volume string
+	by     *Client
+}
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("volume %q is exclusive and in use by %s: stop that one, or serve the volume with --coherence shared", e.volume, e.by)
+}
+
+// awaitLocked is admitLocked when a client that is in the way has had the time to
+// go. It gives mu up meanwhile, and counts who is refused.
+func (t *Table) awaitLocked(readOnly bool) error {
+	var late <-chan time.Time
+	for {
+		err := t.admitLocked(readOnly)
+		if err == nil {
+			return nil
 		}
-	}()
+		if late == nil {
+			timer := time.NewTimer(t.handover)
+			defer timer.Stop()
+			late = timer.C
+		}
+		if inUse := (*inUseError)(nil); errors.As(err, &inUse) {
+			moved := t.moved
+			t.mu.Unlock()
+			select {
+			case <-moved:
+				t.mu.Lock()
+				continue
+			case <-late:
+				t.mu.Lock()
+			}
+		}
+		t.refused++
+		return err
+	}
+}
+
+// movedLocked lets those who wait look again.
+func (t *Table) movedLocked() {
+	close(t.moved)
+	t.moved = make(chan struct{})
+}
+
+// admitLocked applies the volume's coherence. An exclusive client caches
+// everything, so it must be the only one, unless nobody can write at all.
+func (t *Table) admitLocked(readOnly bool) error {
 	if t.closed {
 		return errStopping
 	}
@@ -159,8 +211,7 @@ func (t *Table) admitLocked(readOnly bool) (err error) {
 	}
 	for _, c := range t.clients {
 		if !c.ReadOnly || !readOnly {
-			return fmt.Errorf("volume %q is exclusive and in use by %s: stop that one, or serve the volume with --coherence shared",
-				t.volume.Name, c)
+			return &inUseError{t.volume.Name, c}
 		}
 	}
 	return nil
@@ -207,6 +258,7 @@ func (t *Table) Stats() Stats {
 func (t *Table) Refuse() {
 	t.mu.Lock()
 	t.closed = true
+	t.movedLocked()
 	t.mu.Unlock()
 }
 

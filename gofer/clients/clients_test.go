@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,9 @@ func (s *idleServer) Serve(fd int, c Client) error {
 
 func newTable(t *testing.T, v attach.Info) (*Table, *idleServer) {
 	s := &idleServer{end: make(chan struct{})}
-	return New(v, s, slog.New(slog.DiscardHandler)), s
+	table := New(v, s, slog.New(slog.DiscardHandler))
+	table.handover = time.Millisecond
+	return table, s
 }
 
 // sockets returns what an attach comes with, and the far end of its conn.
@@ -103,6 +106,39 @@ func TestClientLeavesRoomForTheNext(t *testing.T) {
 	}
 	if s := table.Stats(); s.Attaches != 3 || s.Refused != 0 || len(s.Clients) != 0 {
 		t.Errorf("got %+v, want 3 attaches, none refused, none left", s)
+	}
+}
+
+// A client waits for the one before to go, or for the end of the volume.
+func TestHandover(t *testing.T) {
+	for name, stop := range map[string]bool{"the other leaves": false, "the volume stops": true} {
+		t.Run(name, func(t *testing.T) {
+			table, server := newTable(t, attach.Info{Name: "v", Coherence: attach.Exclusive})
+			table.handover = time.Hour
+			fd, conn, _ := sockets(t)
+			if err := table.Attach(attach.Request{Container: "c"}, fd, conn); err != nil {
+				t.Fatal(err)
+			}
+			checked := make(chan error)
+			go func() { checked <- table.Check(attach.Request{Container: "d"}) }()
+			select {
+			case err := <-checked:
+				t.Fatalf("it did not wait: %v", err)
+			case <-time.After(10 * time.Millisecond):
+			}
+			if stop {
+				table.Refuse()
+			} else {
+				close(server.end)
+			}
+			if err := <-checked; stop != (err == errStopping) || !stop && err != nil {
+				t.Errorf("got %v", err)
+			}
+			if stop {
+				close(server.end)
+			}
+			table.Wait()
+		})
 	}
 }
 
