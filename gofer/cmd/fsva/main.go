@@ -30,7 +30,19 @@ func main() {
 	if len(os.Args) > 0 && slices.Contains(fusehelper.Names, filepath.Base(os.Args[0])) {
 		os.Exit(fusehelper.Main(os.Args))
 	}
-	os.Exit(run(newRootCommand()))
+	root := newRootCommand()
+	if len(os.Args) > 0 && slices.Contains(mountHelpers, filepath.Base(os.Args[0])) {
+		args, done, err := mountHelperArgs(os.Args)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+			os.Exit(2)
+		}
+		if done {
+			os.Exit(0)
+		}
+		root.SetArgs(args)
+	}
+	os.Exit(run(root))
 }
 
 // run executes the command line and returns the exit status.
@@ -38,6 +50,10 @@ func run(root *cobra.Command) int {
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return 0
+	}
+	var silent silentError
+	if errors.As(err, &silent) {
+		return silent.code
 	}
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	var usage usageError
@@ -69,7 +85,8 @@ where its files are.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(), newDemoCommand(),
+		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
+		newMountCommand(), newDemoCommand(),
 		newFSServerCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
