@@ -236,7 +236,7 @@ func (c *Conn) setFeatures(m *message) error {
 		return fmt.Errorf("features %#x were not offered", unknown)
 	}
 	for _, q := range c.queues {
-		if q.loop != nil && v != c.features.Load() {
+		if q.started && v != c.features.Load() {
 			return errors.New("features change while a queue runs")
 		}
 	}
@@ -345,7 +345,7 @@ func (c *Conn) setVringState(m *message) error {
 		}
 		return c.startReady()
 	}
-	if q.loop != nil {
+	if q.started {
 		return fmt.Errorf("queue %d: request %d while it runs", index, m.request)
 	}
 	if m.request == reqSetVringBase {
@@ -372,7 +372,7 @@ func (c *Conn) setVringAddr(m *message) error {
 		return err
 	}
 	q.addrs = &at
-	if q.loop != nil {
+	if q.started {
 		return q.moved(c.mem)
 	}
 	return c.startReady()

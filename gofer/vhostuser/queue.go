@@ -6,9 +6,7 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
-	"time"
 )
 
 // Queue is one virtqueue of a connection. Its exported methods are safe for concurrent use.
@@ -23,6 +21,10 @@ type Queue struct {
 	running bool
 	// broken is why no more chains are taken before the queue is started again. Guarded by mu.
 	broken error
+	// turn is the number of the goroutine whose turn it is to wait for kicks; kicked says that it is in Handler.Kick.
+	// Guarded by mu.
+	turn   uint64
+	kicked bool
 	// call and err are the VMM's descriptors for interrupts and for errors, or nil. Guarded by mu.
 	call, err *eventfd
 	// drained is signalled when the last chain is back.
@@ -37,8 +39,11 @@ type Queue struct {
 	addrs   *ringAddrs // nil: not set
 	kick    *eventfd
 	enabled bool
-	// loop is closed when the goroutine that waits for kicks has ended; nil if there is none.
-	loop chan struct{}
+	started bool
+	// halt ends the wait for kicks; not nil while started.
+	halt *eventfd
+	// waiters are the goroutines that wait for kicks or are in Handler.Kick, in which there can be several (Detach).
+	waiters sync.WaitGroup
 }
 
 // Index returns the queue's number.
@@ -135,7 +140,7 @@ func (q *Queue) breakLocked(err error) {
 
 // ready reports whether the VMM has said all that starting takes, and that it may start.
 func (q *Queue) ready() bool {
-	return q.loop == nil && q.kick != nil && q.num != 0 && q.addrs != nil && q.conn.mem != nil &&
+	return !q.started && q.kick != nil && q.num != 0 && q.addrs != nil && q.conn.mem != nil &&
 		(q.enabled || q.conn.features.Load()&featureProtocol == 0)
 }
 
@@ -154,16 +159,17 @@ func (q *Queue) start() error {
 	if err := q.startRing(); err != nil {
 		return fmt.Errorf("queue %d: %w", q.index, err)
 	}
-	// Of an earlier start.
-	if err := q.kick.f.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("queue %d: kick: %w", q.index, err)
+	halt, err := makeEventfd()
+	if err != nil {
+		return fmt.Errorf("queue %d: %w", q.index, err)
 	}
+	q.halt = halt
 	q.ring.mem.incRef()
 	q.free = nil
 	q.broken = nil
 	q.running = true
-	q.loop = make(chan struct{})
-	go q.wait(q.kick.f, q.loop)
+	q.started = true
+	q.waitLocked()
 	return nil
 }
 
@@ -173,39 +179,74 @@ func (q *Queue) startRing() (err error) {
 	return nil
 }
 
-// wait calls the handler at the start and at each kick, until stop.
-func (q *Queue) wait(kick *os.File, done chan<- struct{}) {
-	defer close(done)
+// waitLocked starts a goroutine whose turn it is.
+func (q *Queue) waitLocked() {
+	q.turn++
+	q.kicked = true
+	turn := q.turn
+	q.waiters.Go(func() { q.wait(turn) })
+}
+
+// wait calls the handler at the start and at each kick, until stop, or until it is somebody else's turn.
+func (q *Queue) wait(turn uint64) {
 	// A reconnecting VMM has requests in the ring for which there will be no kick.
-	var count [8]byte
 	for {
 		q.conn.handler.Kick(q)
-		if _, err := kick.Read(count[:]); err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				q.mu.Lock()
-				q.breakLocked(fmt.Errorf("kick: %w", err))
-				q.mu.Unlock()
-			}
+		if !q.setKicked(turn, false) {
 			return
 		}
+		kicked, err := q.kick.wait(q.halt)
+		if err != nil {
+			q.mu.Lock()
+			q.breakLocked(fmt.Errorf("kick: %w", err))
+			q.mu.Unlock()
+		}
+		if !kicked {
+			return
+		}
+		q.setKicked(turn, true)
 	}
+}
+
+// setKicked says where the goroutine with the given number is, and reports whether it is its turn.
+func (q *Queue) setKicked(turn uint64, kicked bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if turn != q.turn {
+		return false
+	}
+	q.kicked = kicked
+	return true
+}
+
+// Detach is for a handler that finds that a Kick of this queue takes long: if one is under way, another goroutine calls
+// Kick from now on, beginning at once, as if that one had returned. It reports whether it did that. A handler that
+// calls it must expect as many calls of Kick at a time.
+func (q *Queue) Detach() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// Once the queue stops, stop may be waiting for the last of the waiters.
+	if !q.running || !q.kicked {
+		return false
+	}
+	q.waitLocked()
+	return true
 }
 
 // stop ends what start began, and returns when the device has returned all chains.
 func (q *Queue) stop() {
-	if q.loop == nil {
+	if !q.started {
 		return
 	}
 	q.mu.Lock()
 	q.running = false
 	q.mu.Unlock()
 	q.conn.handler.Stop(q)
-	// Fails only for files that can't be polled or are closed, and this one is neither.
-	if err := q.kick.f.SetReadDeadline(time.Unix(1, 0)); err != nil {
-		panic(fmt.Sprintf("vhostuser: kick: %v", err))
-	}
-	<-q.loop
-	q.loop = nil
+	q.halt.signal()
+	q.waiters.Wait()
+	q.started = false
+	q.halt.close()
+	q.halt = nil
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.ring.inUse > 0 {
@@ -219,7 +260,7 @@ func (q *Queue) stop() {
 
 // moved finds a running queue's ring in another memory table, or at another address.
 func (q *Queue) moved(mem *memory) error {
-	if q.loop == nil {
+	if !q.started {
 		return nil
 	}
 	q.mu.Lock()

@@ -26,7 +26,7 @@ type Device interface {
 }
 
 // Handler is what a device does for one VMM. For one queue, calls of Kick come one after the other, from a goroutine of
-// the queue's own.
+// the queue's own, unless the device calls Queue.Detach.
 type Handler interface {
 	// Kick is called when q starts to run, and when the driver may have made chains available: take them with
 	// Queue.Take until there are no more, or until there is no use for one. A chain may be kept, and chains may also be

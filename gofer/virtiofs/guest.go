@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -57,6 +58,9 @@ type guest struct {
 	// waits has the SETLKWs under way, by the unique id of their request. Guarded by waitMu.
 	waits map[uint64]*vhostuser.Queue
 
+	// paces are the request queues', by index.
+	paces []pace
+
 	small, large sync.Pool // *[]byte
 }
 
@@ -67,6 +71,7 @@ func newGuest(ctx context.Context, fs fuse.RawFileSystem, o fusesession.Options,
 		session: fusesession.New(fs, o),
 		waits:   map[uint64]*vhostuser.Queue{},
 	}
+	g.paces = make([]pace, 1+maxRequestQueues)
 	g.most = g.session.MaxMessage()
 	g.small.New = func() any { b := make([]byte, smallMessage); return &b }
 	g.large.New = func() any { b := make([]byte, g.most); return &b }
@@ -95,10 +100,11 @@ func (g *guest) Kick(q *vhostuser.Queue) {
 	if q.Index() == 0 {
 		// FORGET and INTERRUPT don't block, and an INTERRUPT is of use only if it needs no slot.
 		for c := q.Take(); c != nil; c = q.Take() {
-			g.handle(c, func() {})
+			g.handle(c, nil)
 		}
 		return
 	}
+	p := &g.paces[q.Index()]
 	for {
 		g.slots <- struct{}{}
 		c := q.Take()
@@ -106,7 +112,16 @@ func (g *guest) Kick(q *vhostuser.Queue) {
 			<-g.slots
 			return
 		}
-		go g.handle(c, func() { <-g.slots })
+		if !p.serial() {
+			go g.handle(c, p)
+			continue
+		}
+		mine := p.begin(q)
+		g.handle(c, p)
+		if !p.end(mine) {
+			// Another goroutine has taken over.
+			return
+		}
 	}
 }
 
@@ -162,20 +177,28 @@ func (g *guest) current(opcode uint32) *fusesession.Session {
 	return g.session
 }
 
-// handle works on one request and returns its chain. It calls release when the request doesn't count any more as one
-// that is worked on.
-func (g *guest) handle(c *vhostuser.Chain, release func()) {
-	n, err := g.reply(c, &release)
+// handle works on one request and returns its chain. p is the pace of a request that has a slot, and nil for one that
+// has none.
+func (g *guest) handle(c *vhostuser.Chain, p *pace) {
+	size := c.ReadableLen() + c.WritableLen()
+	start := time.Now()
+	slot := p != nil
+	n, err := g.reply(c, &slot)
 	if err != nil {
 		g.log.Debug("request of a guest", "err", err)
 		n = 0
 	}
+	if p != nil {
+		p.took(time.Since(start), size)
+	}
 	c.Done(n)
-	release()
+	if slot {
+		<-g.slots
+	}
 }
 
-// reply works on one request and returns the length of its reply. It may call and replace release.
-func (g *guest) reply(c *vhostuser.Chain, release *func()) (int, error) {
+// reply works on one request and returns the length of its reply. It may give the slot back.
+func (g *guest) reply(c *vhostuser.Chain, slot *bool) (int, error) {
 	// What is longer is cut, and the session refuses it because its header says so.
 	in, free := g.buffer(min(c.ReadableLen(), g.most))
 	defer free()
@@ -194,8 +217,10 @@ func (g *guest) reply(c *vhostuser.Chain, release *func()) (int, error) {
 			// Stop hasn't seen it, or has.
 			return interrupted(c, unique)
 		}
-		(*release)()
-		*release = func() {}
+		if *slot {
+			*slot = false
+			<-g.slots
+		}
 	}
 	var inArray, outArray [34][]byte
 	iov := append(inArray[:0], in)
