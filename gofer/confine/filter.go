@@ -99,6 +99,8 @@ func commonRules() seccomp.SyscallRules {
 		unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
 		// Regions, and flipcall's packet windows.
 		unix.SYS_MEMFD_CREATE,
+		// Which file system a virtual machine's memory is on (package vhostuser).
+		unix.SYS_FSTATFS,
 		// Copies of files that change: made, opened twice, unlinked.
 		unix.SYS_OPENAT, unix.SYS_UNLINKAT,
 	)
@@ -142,7 +144,7 @@ func fileRules() seccomp.SyscallRules {
 		unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_LINKAT, unix.SYS_SYMLINKAT,
 		unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2,
 		unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHOWN, unix.SYS_FCHOWNAT,
-		unix.SYS_TRUNCATE, unix.SYS_UTIMENSAT, unix.SYS_STATFS, unix.SYS_FSTATFS,
+		unix.SYS_TRUNCATE, unix.SYS_UTIMENSAT, unix.SYS_STATFS,
 		unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_SYNC_FILE_RANGE, unix.SYS_COPY_FILE_RANGE,
 		unix.SYS_PREADV, unix.SYS_PWRITEV, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_FLOCK,
 		unix.SYS_GETXATTR, unix.SYS_LGETXATTR, unix.SYS_FGETXATTR,

@@ -127,8 +127,9 @@ type top struct {
 	agreements
 }
 
-// open connects to the FS server, or makes the in-process file system.
-func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
+// open connects to the FS server, or makes the in-process file system. What the
+// server notifies of goes to told, too.
+func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, error) {
 	if cfg.InProcess != "" {
 		source := cfg.Source
 		if cfg.InProcess == "mem" {
@@ -181,19 +182,27 @@ func open(cfg goferproto.Config, log *slog.Logger) (backend, error) {
 		}
 		b.fs = top{fs, b.cache, cached.agreements}
 	}
-	channel.SetNotifier(notifier{entries, b.cache, shown})
+	channel.SetNotifier(notifier{entries, b.cache, told, shown})
 	return b, nil
 }
 
-// notifier passes the server's notifications to the caches.
+// notifier passes the server's notifications to the caches, and then to those
+// clients that can take them, who ask again.
 type notifier struct {
 	*entrycache.FS
 	cache cache                      // nil: none
-	shown func(nodeID uint64) uint64 // the ID by which the caches know a node
+	told  subscriber                 // guests
+	shown func(nodeID uint64) uint64 // the ID by which the caches and clients know a node
 }
 
 func (n notifier) Delete(parent, child uint64, name string) {
 	n.FS.Delete(parent, n.shown(child), name)
+	n.told.Delete(parent, n.shown(child), name)
+}
+
+func (n notifier) InvalEntry(parent uint64, name string, expireOnly bool) {
+	n.FS.InvalEntry(parent, name, expireOnly)
+	n.told.InvalEntry(parent, name, expireOnly)
 }
 
 func (n notifier) InvalInode(nodeID uint64, off, length int64) {
@@ -202,6 +211,7 @@ func (n notifier) InvalInode(nodeID uint64, off, length int64) {
 	if off >= 0 && n.cache != nil { // else it speaks of attributes only
 		n.cache.InvalInode(nodeID, off, length)
 	}
+	n.told.InvalInode(nodeID, off, length)
 }
 
 // Store asks the server again for what it offers. Notifications and replies take

@@ -12,7 +12,7 @@
 // Wiring, from back to front:
 //
 //	fusechannel → hardlinks → entrycache → regions → lisaserver ← clients ← attach
-//	inprocess ─────────────────────────────┘
+//	inprocess ─────────────────────────────┘      └→ fusestream, virtiofs ← clients ← guests
 //
 // where hardlinks, entrycache and regions are there for the volumes that need them.
 package serving
@@ -35,6 +35,7 @@ import (
 	"fsva/gofer/confine"
 	"fsva/gofer/lisaserver"
 	"fsva/gofer/supervisor/goferproto"
+	"fsva/gofer/window"
 )
 
 // memRoot is where a volume in memory lives in the gofer's own root.
@@ -106,9 +107,12 @@ type process struct {
 	limiting   sync.Mutex     // held while the cache's limit is changed
 	background sync.WaitGroup // such changes
 
-	backend backend
-	lisa    *lisaserver.Server
-	clients *clients.Table
+	backend  backend
+	lisa     *lisaserver.Server
+	clients  *clients.Table
+	guests   *guests
+	audience audience   // guests that take notifications
+	windows  window.Set // of guests
 }
 
 func (p *process) send(r goferproto.Reply) error {
@@ -121,11 +125,20 @@ func (p *process) send(r goferproto.Reply) error {
 // that the service could not start.
 func (p *process) run() error {
 	lisaserver.RouteGvisorLog(p.log)
+	for range p.cfg.Windows {
+		r, err := p.control.RecvRequest()
+		if err == nil {
+			err = addWindow(&p.windows, r)
+		}
+		if err != nil {
+			return fmt.Errorf("take the windows of guests: %w", err)
+		}
+	}
 	if err := p.confine(); err != nil {
 		return fmt.Errorf("confine the gofer: %w", err)
 	}
 	var err error
-	if p.backend, err = open(p.cfg, p.log); err != nil {
+	if p.backend, err = open(p.cfg, &p.audience, p.log); err != nil {
 		return err
 	}
 	p.lisa = lisaserver.New(p.backend.fs, lisaserver.Options{StableIno: p.cfg.StableIno, Shared: p.cfg.Volume.Coherence == attach.Shared, Log: p.log})
@@ -133,6 +146,12 @@ func (p *process) run() error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	p.guests = newGuests(p)
+	for i, l := range p.cfg.Listen {
+		if err := p.guests.start(ctx, l, os.NewFile(uintptr(goferproto.FDGuests+i), l.String())); err != nil {
+			return err
+		}
+	}
 	accepting := make(chan error, 1)
 	listener := os.NewFile(goferproto.FDListener, attach.SocketName)
 	go func() { accepting <- attach.Serve(ctx, listener, p.clients, p.log) }()
@@ -169,6 +188,9 @@ func (p *process) shutDown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	err := p.lisa.Shutdown(ctx)
+	if err == nil {
+		err = p.guests.wait(ctx)
+	}
 	if err != nil {
 		err = fmt.Errorf("flush what clients have open: %w", err)
 	}
@@ -176,6 +198,7 @@ func (p *process) shutDown() error {
 	// the shutdown waited for.
 	err = errors.Join(err, p.backend.close())
 	p.lisa.Close()
+	p.guests.serving.Wait()
 	p.clients.Wait()
 	p.background.Wait()
 	return err
@@ -281,6 +304,10 @@ func (p *process) serve(r goferproto.Request) error {
 		reply.Ops = p.lisa.Stats().RPCs
 	case goferproto.OpFUSE:
 		reply.Ops = p.backend.requests()
+	case goferproto.OpWindow:
+		reply.Error = text(addWindow(&p.windows, r))
+	case goferproto.OpWindowGone:
+		reply.Error = text(removeWindow(&p.windows, r))
 	case goferproto.OpCacheLimit:
 		err := p.setCacheLimit(r)
 		if err == nil {
@@ -291,6 +318,14 @@ func (p *process) serve(r goferproto.Request) error {
 		reply.Error = fmt.Sprintf("unknown request %q", r.Op)
 	}
 	return p.send(reply)
+}
+
+// text is an error in a reply: empty for none.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // answer handles requests until one says stop, which it returns, or until the

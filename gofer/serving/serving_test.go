@@ -38,8 +38,9 @@ type gofer struct {
 	cmd  *exec.Cmd
 }
 
-// startGofer starts a gofer in namespaces of its own and sends it cfg.
-func startGofer(t *testing.T, cfg goferproto.Config) *gofer {
+// startGofer starts a gofer in namespaces of its own and sends it cfg, and what
+// follows that.
+func startGofer(t *testing.T, cfg goferproto.Config, more ...goferproto.Request) *gofer {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces")
@@ -71,10 +72,23 @@ func startGofer(t *testing.T, cfg goferproto.Config) *gofer {
 	if err := conn.SendConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
+	for _, r := range more {
+		if err := conn.SendRequest(r); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), childEnv+"=1")
 	cmd.Stderr = &logWriter{t: t}
-	cmd.ExtraFiles = []*os.File{control, listener}
+	cmd.ExtraFiles = []*os.File{control, listener, nil /* FDChannel */}
+	for _, l := range cfg.Listen {
+		f, err := l.Bind()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}

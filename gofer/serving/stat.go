@@ -82,9 +82,14 @@ func (p *process) stat() *goferproto.Stat {
 		Clients: len(c.Clients), Attaches: c.Attaches, Refused: c.Refused,
 		Goroutines: runtime.NumGoroutine(),
 	}
+	s.Windows, s.WindowsUsed = p.windows.Len()
 	for _, cl := range c.Clients {
+		if cl.Guest != "" {
+			s.Guests++
+		}
 		s.Attached = append(s.Attached, goferproto.Client{
-			Container: cl.Container, Destination: cl.Destination, ReadOnly: cl.ReadOnly, Since: cl.Since.Unix(),
+			Container: cl.Container, Destination: cl.Destination, Guest: cl.Guest, Via: cl.Via,
+			ReadOnly: cl.ReadOnly, Since: cl.Since.Unix(),
 		})
 	}
 	p.backend.stat(s)

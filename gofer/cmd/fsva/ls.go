@@ -57,14 +57,15 @@ const maxCell = 120
 
 func writeTable(w io.Writer, all []supervisor.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tAPPLIANCE\tSTATE\tCOHERENCE\tISOLATION\tCLIENTS\tSOURCE")
+	fmt.Fprintln(t, "NAME\tAPPLIANCE\tSTATE\tCOHERENCE\tISOLATION\tCLIENTS\tGUESTS\tSOURCE")
 	for _, s := range all {
-		clients := "-"
+		clients, guests := "-", "-" // all, and those of them that are guests
 		if s.Gofer != nil {
 			clients = strconv.Itoa(s.Gofer.Clients)
+			guests = strconv.Itoa(s.Gofer.Guests)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, orDash(s.Appliance),
-			goferproto.Line(s.StateText(), maxCell), orDash(s.Coherence), orDash(s.Isolation), clients,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, orDash(s.Appliance),
+			goferproto.Line(s.StateText(), maxCell), orDash(s.Coherence), orDash(s.Isolation), clients, guests,
 			orDash(goferproto.Line(s.Source, maxCell)))
 	}
 	return t.Flush()

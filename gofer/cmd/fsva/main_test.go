@@ -205,15 +205,18 @@ func TestTables(t *testing.T) {
 	s := supervisor.Status{
 		Name: "v", Appliance: "sshfs", Source: "host:/\x1b[2Jdir", State: supervisor.Failed, Reason: "FS server\nexited",
 		Coherence: "shared", Isolation: "gvisor", HostNetwork: true, PID: 7,
-		Ready: &goferproto.Ready{FuseMinor: 31, MaxWrite: 1}, Gofer: &goferproto.Stat{Clients: 2, Attached: []goferproto.Client{{Container: "c1", Destination: "/data"}}},
+		Ready: &goferproto.Ready{FuseMinor: 31, MaxWrite: 1}, Gofer: &goferproto.Stat{Clients: 2, Guests: 1, Windows: 3, WindowsUsed: 1, Attached: []goferproto.Client{
+			{Container: "c1", Destination: "/data"}, {Guest: "cid 3", Via: "vsock:3782", ReadOnly: true},
+		}},
+		Listen: []string{"vsock:3782"}, Window: "/run/w of 64 MiB", Restarts: 2,
 	}
 	var b bytes.Buffer
 	if err := writeTable(&b, []supervisor.Status{s, {Name: "w", State: "unknown"}}); err != nil {
 		t.Fatal(err)
 	}
-	want := `NAME  APPLIANCE  STATE                     COHERENCE  ISOLATION  CLIENTS  SOURCE
-v     sshfs      failed: FS server exited  shared     gvisor     2        host:/?[2Jdir
-w     -          unknown                   -          -          -        -
+	want := `NAME  APPLIANCE  STATE                     COHERENCE  ISOLATION  CLIENTS  GUESTS  SOURCE
+v     sshfs      failed: FS server exited  shared     gvisor     2        1       host:/?[2Jdir
+w     -          unknown                   -          -          -        -       -
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &b, want)
@@ -222,7 +225,9 @@ w     -          unknown                   -          -          -        -
 	if err := writeStatus(&b, s); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"supervisor 7, gofer -, FS server -", "host network", "FUSE:           7.31", "c1 at /data, read-write"} {
+	for _, want := range []string{"supervisor 7, gofer -, FS server -", "host network", "FUSE:           7.31", "c1 at /data, read-write",
+		"guest cid 3 via vsock:3782, read-only", "restarts:       2", "listens on:     vsock:3782", "windows:        3, 1 of them in use",
+	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}

@@ -17,8 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/appliance"
+	"fsva/gofer/bytesize"
 	"fsva/gofer/fsserver"
+	"fsva/gofer/listen"
 	"fsva/gofer/supervisor"
+	"fsva/gofer/window"
 )
 
 // serveFlags are the flags of `fsva serve`.
@@ -29,6 +32,9 @@ type serveFlags struct {
 	cacheLimit   string
 	startTimeout time.Duration
 	logLevel     string
+	listen       []string
+	window       string
+	windowSocket string
 	volume       appliance.VolumeSpec
 }
 
@@ -43,6 +49,15 @@ mount RUNDIR/volumes/NAME, and tells a service manager (sd_notify).
 
 The first SIGTERM or SIGINT flushes what clients have open and stops the file
 system; a second one does not wait.
+
+--listen lets Linux guests use the volume, too. It takes
+  unix:PATH               a unix socket of fsva mount
+  vsock:PORT,cid=CID      the kernel's vsock; guests with that CID only (repeatable, or cid=any)
+  vhost-user-vsock:PATH   a vsock device for QEMU; options cid=CID (default 3), port=PORT (3782)
+  hybrid-vsock:PATH       the vsock socket of Firecracker or Cloud Hypervisor; option port=PORT
+  virtiofs:PATH           a virtio-fs device for QEMU and others: guests need no fsva
+and, after a comma, the option ro: guests cannot change anything. Sockets have the
+mode 0600.
 
 FSVA_RUNSC names the runsc for isolation gvisor (default: beside fsva, then
 PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.`,
@@ -64,6 +79,9 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 	fl.BoolVar(&f.strictFsync, "strict-fsync", false, "report fsync errors truthfully on an exclusive volume, at the price of speed")
 	fl.StringVar(&f.cacheLimit, "cache-limit", "", "`bytes` of file data that the volume's cache keeps, such as 512M (default: the appliance's, or a quarter of the memory)")
 	fl.StringVar(&f.volume.Cache, "cache", "", "writethrough, or writeback: writes wait in the gofer until close or fsync (default: the appliance's)")
+	fl.StringArrayVar(&f.listen, "listen", nil, "where guests reach the volume, `KIND:ADDRESS[,OPTION...]` (above); may be repeated")
+	fl.StringVar(&f.windowSocket, "window-socket", "", "`path` of the socket from which QEMU gets a window for its guest (ivshmem)")
+	fl.StringVar(&f.window, "window", fmt.Sprintf("%dM", window.DefaultSize>>20), "`bytes` of a window, a power of two")
 	fl.StringVar(&f.root, "root", "", "`directory` to use as the appliance's root file system")
 	fl.DurationVar(&f.startTimeout, "start-timeout", supervisor.DefaultStartTimeout, "how long the file system may take to start")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -88,9 +106,13 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 			return usageError{fmt.Errorf("--%w", err)}
 		}
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(strings.ToUpper(f.logLevel))); err != nil {
-		return usageError{fmt.Errorf("--log-level %q is not debug, info, warn or error", f.logLevel)}
+	listeners, windows, err := f.guests()
+	if err != nil {
+		return usageError{err}
+	}
+	level, err := parseLogLevel(f.logLevel)
+	if err != nil {
+		return usageError{err}
 	}
 	manifest, err := appliance.Load(f.appliance)
 	if err != nil {
@@ -125,6 +147,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	c := volumeConfig(plan, files)
 	c.Dirs = dirs
 	c.Info.StrictFsync = f.strictFsync
+	c.Listen, c.Window = listeners, windows
 	c.StartTimeout = f.startTimeout
 	c.Platform = os.Getenv("FSVA_RUNSC_PLATFORM")
 	c.RunscDebugLog = os.Getenv("FSVA_RUNSC_DEBUG_LOG")
@@ -140,4 +163,43 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	// Whoever read our output may go; the volume stays.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return supervisor.Serve(cmd.Context(), c)
+}
+
+// parseLogLevel is the value of --log-level.
+func parseLogLevel(text string) (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(strings.ToUpper(text))); err != nil {
+		return 0, fmt.Errorf("--log-level %q is not debug, info, warn or error", text)
+	}
+	return level, nil
+}
+
+// guests returns what the flags about guests say.
+func (f *serveFlags) guests() ([]listen.Spec, supervisor.WindowConfig, error) {
+	if len(f.listen) > listen.Max {
+		return nil, supervisor.WindowConfig{}, fmt.Errorf("--listen is given %d times, the most is %d", len(f.listen), listen.Max)
+	}
+	var specs []listen.Spec
+	for _, text := range f.listen {
+		s, err := listen.Parse(text)
+		if err != nil {
+			return nil, supervisor.WindowConfig{}, fmt.Errorf("--listen: %w", err)
+		}
+		specs = append(specs, s)
+	}
+	if f.windowSocket == "" {
+		return specs, supervisor.WindowConfig{}, nil
+	}
+	size, err := bytesize.Parse(f.window)
+	if err == nil {
+		err = window.CheckSize(size)
+	}
+	if err != nil {
+		return nil, supervisor.WindowConfig{}, fmt.Errorf("--window: %w", err)
+	}
+	path, err := filepath.Abs(f.windowSocket)
+	if err != nil {
+		return nil, supervisor.WindowConfig{}, fmt.Errorf("--window-socket: %w", err)
+	}
+	return specs, supervisor.WindowConfig{Size: size, Path: path}, nil
 }

@@ -71,6 +71,15 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 	}
 	row("modes", "%s", orDash(strings.Join(modes, ", ")))
 	row("started", "%s", s.Started.Format(time.RFC3339))
+	if s.Restarts > 0 {
+		row("restarts", "%d", s.Restarts)
+	}
+	for _, l := range s.Listen {
+		row("listens on", "%s", l)
+	}
+	if s.Window != "" {
+		row("windows from", "%s", s.Window)
+	}
 	row("processes", "supervisor %d, gofer %s, FS server %s", s.PID, pidOrDash(s.GoferPID), pidOrDash(s.ServerPID))
 	if r := s.Ready; r != nil && r.FuseMinor != 0 {
 		row("FUSE", "7.%d, writes to %d bytes, reads to %d bytes", r.FuseMinor, r.MaxWrite, r.MaxRead)
@@ -95,13 +104,20 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 			row("cache use", "%d hits, %d misses (%s hits), %d fills of %s, %d evictions, %d donations", c.Hits, c.Misses,
 				percent(c.Hits, c.Hits+c.Misses), c.Fills, bytesize.Format(int64(min(c.BytesFilled, math.MaxInt64))), c.Evictions, c.Donations)
 		}
+		if s.Window != "" {
+			row("windows", "%d, %d of them in use", g.Windows, g.WindowsUsed)
+		}
 		row("clients", "%d, %d attached since the start, %d refused", g.Clients, g.Attaches, g.Refused)
 		for _, c := range g.Attached {
 			access := "read-write"
 			if c.ReadOnly {
 				access = "read-only"
 			}
-			row("client", "%s at %s, %s, since %s", c.Container, c.Destination, access, time.Unix(c.Since, 0).Format(time.RFC3339))
+			who := fmt.Sprintf("%s at %s", c.Container, c.Destination)
+			if c.Guest != "" {
+				who = fmt.Sprintf("guest %s via %s", c.Guest, c.Via)
+			}
+			row("client", "%s, %s, since %s", who, access, time.Unix(c.Since, 0).Format(time.RFC3339))
 		}
 	}
 	writeOps(t, "RPCs of clients", s.RPCs)
