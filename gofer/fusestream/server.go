@@ -121,7 +121,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, admit func(Admission)
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) && !c.lagged.Load() {
+	if ctx.Err() != nil || err == errGone || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err

@@ -31,11 +31,17 @@ type serverConn struct {
 	notesMu   sync.Mutex
 	notes     [][]byte // that wait to be sent; guarded by notesMu
 	noteReady chan struct{}
-	lagged    atomic.Bool // too many waited
+
+	cutReason atomic.Pointer[error] // why we have cut the client off, outside of read
 
 	done chan struct{} // closed when the connection has ended
 	wg   sync.WaitGroup
 }
+
+// errGone says that the connection has ended; read finds out why.
+var errGone = errors.New("the connection has ended")
+
+var errLagging = errors.New("the client does not take its notifications")
 
 // readBuffer is the buffer for small frames, in bytes.
 const readBuffer = 64 << 10
@@ -60,13 +66,19 @@ func (c *serverConn) serve() error {
 	c.session.Close() // also interrupts what is at work
 	c.wg.Wait()
 	c.closeWindow()
+	if reason := c.cutReason.Load(); reason != nil {
+		return *reason
+	}
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	if c.lagged.Load() {
-		return errors.New("the client does not take its notifications")
-	}
 	return err
+}
+
+// cutOff ends the connection.
+func (c *serverConn) cutOff(reason error) {
+	c.cutReason.CompareAndSwap(nil, &reason)
+	c.conn.Close()
 }
 
 func (c *serverConn) closeWindow() {
@@ -154,9 +166,8 @@ func (c *serverConn) request(body []byte, windowed bool) error {
 	go func() {
 		defer c.wg.Done()
 		defer c.budget.giveBack(cost)
-		if err := c.handle(body, room); err != nil {
-			c.srv.opts.Log.Debug("a client is cut off", "err", err)
-			c.conn.Close() // ends read
+		if err := c.handle(body, room); err != nil && err != errGone {
+			c.cutOff(err)
 		}
 	}()
 	return nil
@@ -206,8 +217,11 @@ func (c *serverConn) handle(body []byte, room int) error {
 func (c *serverConn) write(b []byte) error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
-	_, err := c.conn.Write(b)
-	return err
+	if _, err := c.conn.Write(b); err != nil {
+		c.conn.Close()
+		return errGone
+	}
+	return nil
 }
 
 // notify queues a notification; see fusesession.Options.Notify.
@@ -219,8 +233,7 @@ func (c *serverConn) notify(msg []byte) {
 	}
 	c.notesMu.Unlock()
 	if full {
-		c.lagged.Store(true)
-		c.conn.Close()
+		c.cutOff(errLagging)
 		return
 	}
 	select {
