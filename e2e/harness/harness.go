@@ -92,6 +92,7 @@ var commands = map[string]string{
 	"checker":     "./e2e/checker",
 	"guest-init":  "./e2e/guest/cmd/init",
 	"guest-work":  "./e2e/guest/cmd/work",
+	"vsockpeer":   "./e2e/guest/cmd/vsockpeer",
 }
 
 // Binary returns the path of one of the project's binaries. With FSVA_BIN_DIR set it must be there; otherwise the one
