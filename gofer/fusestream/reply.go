@@ -12,7 +12,7 @@ import (
 
 // readLink delivers what comes on a connection until it ends, and returns why.
 func (r *Relay) readLink(l *link) error {
-	var buf []byte
+	var buf, data []byte
 	for {
 		m, err := l.read(&buf)
 		if err != nil {
@@ -24,13 +24,17 @@ func (r *Relay) readLink(l *link) error {
 			}
 			continue
 		}
-		if err := r.reply(l, m); err != nil {
-			return err
-		}
 		if m.data != nil {
+			// The kernel takes no data from a PCI BAR: writev fails with EFAULT, because the
+			// mapping has no pages (VM_PFNMAP).
+			data = append(data[:0], m.data...)
+			m.data = data
 			if err := l.release(m.window); err != nil {
 				return err
 			}
+		}
+		if err := r.reply(l, m); err != nil {
+			return err
 		}
 	}
 }
