@@ -34,6 +34,7 @@ const (
 	IsolationGVisor  = "gvisor"
 	IsolationProcess = "process"
 	IsolationNone    = "none" // in-process file systems only
+	IsolationVM      = "vm"   // the file system is in a virtual machine, which is the source
 )
 
 // Coherence of a volume. Shared is the stricter of the two.
@@ -54,6 +55,7 @@ const (
 	SourceDirectory         = "directory"
 	SourceRemote            = "remote"              // text that only the server understands, such as user@host:/dir
 	SourceDirectoryOrRemote = "directory-or-remote" // a directory when it starts with / or ., else remote
+	SourceVM                = "vm"                  // where a virtual machine exports a directory
 	SourceNone              = "none"
 )
 
@@ -128,7 +130,7 @@ type Manifest struct {
 	State bool `toml:"state"`
 	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.
 	Capabilities []string `toml:"capabilities"`
-	// Root is RootHost or the absolute path of a directory.
+	// Root is RootHost or the absolute path of a directory; with isolation vm, whose server is fsva, it is empty.
 	Root string `toml:"root"`
 	// Env is added to the server's environment, which is otherwise empty but for what Plan.Env says.
 	Env map[string]string `toml:"env"`

@@ -77,7 +77,7 @@ func TestUnknownAppliance(t *testing.T) {
 	if !errors.As(err, &unknown) {
 		t.Fatalf("got %v, want an UnknownError", err)
 	}
-	const want = `unknown appliance "squashf"; did you mean squashfs? (known are bindfs, dir, ext4, gocryptfs, mem, ntfs, rclone, squashfs, sshfs, tar, zip)`
+	const want = `unknown appliance "squashf"; did you mean squashfs? (known are bindfs, dir, ext4, gocryptfs, mem, ntfs, rclone, squashfs, sshfs, tar, vm, zip)`
 	if got := err.Error(); got != want {
 		t.Errorf("\ngot  %s\nwant %s", got, want)
 	}

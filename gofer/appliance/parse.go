@@ -78,12 +78,12 @@ var (
 	manifestKeys = tomlKeys(Manifest{})
 	optionKeys   = tomlKeys(OptionSpec{})
 
-	isolations = []string{IsolationGVisor, IsolationProcess, IsolationNone}
+	isolations = []string{IsolationGVisor, IsolationProcess, IsolationNone, IsolationVM}
 	coherences = []string{CoherenceExclusive, CoherenceShared}
 	caches     = []string{CacheWritethrough, CacheWriteback}
 	mounts     = []string{MountFD, MountHelper, MountSyscall}
 	inProcess  = []string{InProcessDir, InProcessMem, InProcessArchive}
-	sources    = []string{SourceFile, SourceDirectory, SourceRemote, SourceDirectoryOrRemote, SourceNone}
+	sources    = []string{SourceFile, SourceDirectory, SourceRemote, SourceDirectoryOrRemote, SourceVM, SourceNone}
 	types      = []string{TypeString, TypeInt, TypeBool, TypeEnum, TypeFile, TypeDir, TypeSecretFile}
 )
 
@@ -155,6 +155,11 @@ func (m *Manifest) check() (key []any, reason string) {
 		switch {
 		case m.Isolation == IsolationNone:
 			return at("isolation"), `isolation "none" is for in-process file systems`
+		case (m.Isolation == IsolationVM) != (m.Source == SourceVM):
+			return at("source"), `isolation "vm" and source "vm" go together`
+		case m.Isolation == IsolationVM && m.Root != "":
+			return at("root"), `"root" has no meaning with isolation "vm"`
+		case m.Isolation == IsolationVM:
 		case m.Root == "":
 			return at("root"), `"root" is missing: "host" or an absolute directory`
 		case m.Root != RootHost && !strings.HasPrefix(m.Root, "/"):

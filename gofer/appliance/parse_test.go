@@ -73,7 +73,7 @@ func TestParseMistakes(t *testing.T) {
 		{`root = "host"`, "root = \"host\"\ncache = \"writeback!\"", `9:1: cache "writeback!" is not one of writethrough, writeback; did you mean writeback?`},
 		{`isolation = "gvisor"`, `isolation = "none"`, `5:1: isolation "none" is for in-process file systems`},
 		{`coherence = "exclusive"`, `coherence = "loose"`, `6:1: coherence "loose" is not one of exclusive, shared`},
-		{`source = "file"`, `source = "files"`, `7:1: source "files" is not one of file, directory, remote, directory-or-remote, none; did you mean file?`},
+		{`source = "file"`, `source = "files"`, `7:1: source "files" is not one of file, directory, remote, directory-or-remote, vm, none; did you mean file?`},
 		{`root = "host"`, `root = "here"`, `8:1: root "here" is neither "host" nor an absolute directory`},
 		{`"CHOWN"`, `"CHOWM"`, `9:1: capabilities[0]: unknown capability "CHOWM"; did you mean CHOWN?`},
 		{`"CHOWN"`, `"SYS_ADMIN"`, `9:1: capabilities[0]: unknown capability "SYS_ADMIN"`},

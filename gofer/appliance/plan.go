@@ -127,8 +127,10 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		p.Binds = nil
 		return p, nil
 	}
-	if err := m.findCommand(); err != nil {
-		return Plan{}, err
+	if m.Isolation != IsolationVM {
+		if err := m.findCommand(); err != nil {
+			return Plan{}, err
+		}
 	}
 	p.Mountpoint = RootVolume
 	if m.Mount == MountFD {
@@ -144,7 +146,12 @@ func (m *Manifest) modes(v VolumeSpec, p *Plan) error {
 	p.Isolation = m.Isolation
 	switch v.Isolation {
 	case "", m.Isolation:
+	case IsolationVM:
+		return fmt.Errorf("appliance %q does not run in a virtual machine: leave --isolation or --appliance away", m.Name)
 	case IsolationGVisor, IsolationProcess:
+		if m.Isolation == IsolationVM {
+			return fmt.Errorf("appliance %q is in a virtual machine: its isolation is vm, not %s", m.Name, v.Isolation)
+		}
 		if m.InProcess != "" {
 			return fmt.Errorf("appliance %q runs inside the gofer: its isolation is none, not %s", m.Name, v.Isolation)
 		}

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"fsva/gofer/listen"
 )
 
 // plainName is a file name that no option list, fsname= or mtab line of a server can misread.
@@ -27,6 +29,9 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 		return "", nil
 	case v.Source == "":
 		return "", fmt.Errorf("appliance %q needs a source: add --source %s", m.Name, m.sourceHint())
+	}
+	if m.Source == SourceVM {
+		return m.vmSource(v, p)
 	}
 	kind := m.Source
 	if kind == SourceDirectoryOrRemote {
@@ -75,6 +80,28 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 	return path, nil
 }
 
+// vmSource is source for a virtual machine's address. The directory of a socket is all that the server sees of the host.
+func (m *Manifest) vmSource(v VolumeSpec, p *Plan) (string, error) {
+	s, err := listen.ParseSource(v.Source)
+	if err != nil {
+		return "", err
+	}
+	p.Source = v.Source
+	if s.Path() == "" {
+		return v.Source, nil
+	}
+	dir := filepath.Dir(s.Path())
+	host, info, err := hostPath(dir)
+	if err != nil {
+		return "", fmt.Errorf("source %s: directory %s: %w", v.Source, dir, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("source %s: %s is a %s, not a directory", v.Source, dir, kindOf(info))
+	}
+	p.bind(host, RootSource, !s.Listens())
+	return s.In(RootSource), nil
+}
+
 // looksLikeArgument reports whether a remote's name, or the host in it, starts with a dash. Versions of sshfs before
 // 2026 let "[-oProxyCommand=…]:" through to ssh (CVE-2026-48711).
 func looksLikeArgument(remote string) bool {
@@ -92,6 +119,8 @@ func (m *Manifest) sourceHint() string {
 		return "FILE"
 	case SourceDirectory:
 		return "DIRECTORY"
+	case SourceVM:
+		return "vsock:CID:PORT"
 	case SourceDirectoryOrRemote:
 		return "DIRECTORY or REMOTE:PATH"
 	}

@@ -58,6 +58,9 @@ const HostRoot = "host"
 const (
 	IsolationGVisor  = "gvisor"
 	IsolationProcess = "process"
+	// IsolationVM is process for a server that is our own, and connects to a virtual
+	// machine.
+	IsolationVM = "vm"
 )
 
 // Places in the FS server's root.
@@ -65,6 +68,9 @@ const (
 	binDir    = "/fsva/bin"
 	volumeDir = "/volume"
 	shimPath  = binDir + "/libfsvamount.so"
+
+	// SelfPath is where a server that is our own binary is.
+	SelfPath = binDir + "/fsva"
 )
 
 const maxConfig = 1 << 20
@@ -144,7 +150,7 @@ func (c *Config) check() error {
 		return errors.New("this build has no libfsvamount.so, which the appliance needs")
 	}
 	switch c.Isolation {
-	case IsolationProcess:
+	case IsolationProcess, IsolationVM:
 	case IsolationGVisor:
 		if !path.IsAbs(c.BundleDir) || !path.IsAbs(c.Runsc.Path) || c.Runsc.ContainerID == "" {
 			return errors.New("incomplete runsc settings")
@@ -160,7 +166,7 @@ func (c *Config) check() error {
 // runsc makes its own but for the mount namespace.
 func CloneFlags(isolation string, hostNetwork bool) uintptr {
 	flags := uintptr(unix.CLONE_NEWNS)
-	if isolation == IsolationProcess {
+	if isolation != IsolationGVisor {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 		if !hostNetwork {
 			flags |= unix.CLONE_NEWNET

@@ -100,3 +100,38 @@ func TestBind(t *testing.T) {
 		c.Close()
 	}
 }
+
+func TestParseSource(t *testing.T) {
+	for text, want := range map[string]string{ // with its socket in /source
+		"vsock:3:1024":                       "vsock:3:1024",
+		"unix:/run/a/export.sock":            "unix:/source/export.sock",
+		"hybrid-vsock:/run/vm,port=7":        "hybrid-vsock:/source/vm,port=7",
+		"vhost-user-vsock:/run/a/vm.s,cid=9": "vhost-user-vsock:/source/vm.s,cid=9",
+	} {
+		s, err := ParseSource(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := s.In("/source"); got != want {
+			t.Errorf("%s is %s in /source, want %s", text, got, want)
+		}
+		if again, err := ParseSource(s.In("/source")); err != nil || again.In("/source") != want {
+			t.Errorf("%s, %v", again.In("/source"), err)
+		}
+		if s.Listens() != strings.HasPrefix(text, "vhost") {
+			t.Errorf("%s listens: %v", text, s.Listens())
+		}
+	}
+	for text, want := range map[string]string{
+		"":            "want vsock:CID:PORT",
+		"vsock:1024":  "CID is missing",
+		"virtiofs:/a": "want vsock:CID:PORT",
+		"unix:/a,ro":  "--readonly",
+		"unix:":       "missing",
+	} {
+		if s, err := ParseSource(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v, want an error with %q", text, s, err, want)
+		}
+	}
+}

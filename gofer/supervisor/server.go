@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"fsva/gofer/fsserver"
@@ -83,6 +84,11 @@ func stageConfig(c Config, runsc string) (fsserver.Config, error) {
 		BundleDir: filepath.Join(private, privateBundle),
 		Hide:      []string{c.Dirs.Run, c.Dirs.State},
 		Helper:    exe,
+	}
+	if c.Isolation == IsolationVM {
+		// The server is this program, in a root that has nothing else.
+		cfg.Root = cfg.BundleDir
+		cfg.Binds = append(slices.Clone(cfg.Binds), fsserver.Bind{Host: exe, Target: fsserver.SelfPath, ReadOnly: true})
 	}
 	shim := filepath.Join(filepath.Dir(exe), "libfsvamount.so")
 	if _, err := os.Stat(shim); err == nil {

@@ -87,6 +87,7 @@ type Config struct {
 const (
 	IsolationGVisor  = fsserver.IsolationGVisor
 	IsolationProcess = fsserver.IsolationProcess
+	IsolationVM      = fsserver.IsolationVM
 	IsolationNone    = "none"
 )
 

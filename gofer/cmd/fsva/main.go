@@ -86,8 +86,8 @@ where its files are.`,
 	}
 	root.AddCommand(
 		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
-		newMountCommand(), newDemoCommand(),
-		newFSServerCommand(), newGoferCommand(), newDemoGuestCommand(),
+		newMountCommand(), newExportCommand(), newDemoCommand(),
+		newFSServerCommand(), newVMServerCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
 	root.CompletionOptions.HiddenDefaultCmd = true

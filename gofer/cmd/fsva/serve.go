@@ -70,9 +70,9 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 	fl := cmd.Flags()
 	fl.SortFlags = false
 	fl.StringVar(&f.appliance, "appliance", "", "kind of file system, such as squashfs, sshfs or dir")
-	fl.StringVar(&f.volume.Source, "source", "", "what it holds: a file, a directory or a remote name, as the appliance wants")
+	fl.StringVar(&f.volume.Source, "source", "", "what it holds: a file, a directory, a remote name or a virtual machine's address, as the appliance wants")
 	fl.StringArrayVar(&f.volume.Options, "option", nil, "an appliance's own option, `NAME=VALUE`; may be repeated")
-	fl.StringVar(&f.volume.Isolation, "isolation", "", "gvisor, process or none (default: the appliance's)")
+	fl.StringVar(&f.volume.Isolation, "isolation", "", "gvisor, process, none or vm (default: the appliance's)")
 	fl.StringVar(&f.volume.Coherence, "coherence", "", "exclusive or shared (default: the appliance's)")
 	fl.StringVar(&f.volume.Network, "network", "", "none or host: the file system server's network (default none)")
 	fl.BoolVar(&f.volume.ReadOnly, "readonly", false, "refuse all changes")
@@ -92,6 +92,9 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 func serve(cmd *cobra.Command, f serveFlags) error {
 	if err := supervisor.CheckName(f.volume.Name); err != nil {
 		return usageError{err}
+	}
+	if f.appliance == "" && f.volume.Isolation == appliance.IsolationVM {
+		f.appliance = "vm"
 	}
 	if f.appliance == "" {
 		return usageError{errors.New("--appliance is missing")}
