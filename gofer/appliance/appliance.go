@@ -115,6 +115,9 @@ type Manifest struct {
 	// ListsXattrs says that the server lists every extended attribute that it has a value for, so that its word on which
 	// there are saves asking for each. It counts on exclusive volumes only.
 	ListsXattrs bool `toml:"lists-xattrs"`
+	// ParallelDirops says that the server takes several LOOKUP and READDIR requests for one directory at a time, even if it
+	// does not agree to FUSE_PARALLEL_DIROPS, as those on libfuse 3.14 do not. One that handles a request at a time does.
+	ParallelDirops bool `toml:"parallel-dirops"`
 
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.

@@ -85,6 +85,8 @@ type Plan struct {
 	NodePerName bool
 	// ListsXattrs: see Manifest.
 	ListsXattrs bool
+	// ParallelDirops: see Manifest.
+	ParallelDirops bool
 }
 
 // Resolve checks a volume against its appliance and expands both. Errors are one line and say what to change.
@@ -101,6 +103,8 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		StableIno:    m.StableIno,
 		NodePerName:  m.NodePerName,
 		ListsXattrs:  m.ListsXattrs,
+
+		ParallelDirops: m.ParallelDirops,
 	}
 	if m.CacheLimit != "" {
 		var err error

@@ -402,3 +402,28 @@ func TestSerialised(t *testing.T) {
 		<-res
 	}
 }
+
+// TestParallelDirops: what the caller knows of the server counts, not what it said.
+func TestParallelDirops(t *testing.T) {
+	arrived := make(chan request)
+	s := &script{
+		init:  func(r request) []byte { return initReply(31, 0) },
+		serve: func(s *script, r request) { arrived <- r },
+	}
+	c := s.open(t, Options{ParallelDirops: true})
+	if !c.Has(fuse.CAP_PARALLEL_DIROPS) || c.Has(fuse.CAP_ASYNC_READ) {
+		t.Errorf("flags %#x", c.proto.caps)
+	}
+	res := make(chan fuse.Status)
+	for _, name := range []string{"a", "b"} {
+		go func() { res <- c.Lookup(nil, root(), name, &fuse.EntryOut{}) }()
+	}
+	first, second := <-arrived, <-arrived
+	s.fail(second, unix.ENOENT)
+	s.fail(first, unix.ENOENT)
+	for range 2 {
+		if st := <-res; st != fuse.ENOENT {
+			t.Error(st)
+		}
+	}
+}

@@ -52,6 +52,9 @@ func (c *Channel) handshake(ctx context.Context) error {
 	if c.proto, err = negotiate(payload, offered, limit); err != nil {
 		return fmt.Errorf("FUSE channel: %w", err)
 	}
+	if c.opts.ParallelDirops {
+		c.proto.caps |= fuse.CAP_PARALLEL_DIROPS
+	}
 	c.proto.maxRead = min(c.proto.maxRead, max(c.opts.MaxRead/pageSize*pageSize, pageSize))
 	return nil
 }

@@ -25,6 +25,9 @@ type Options struct {
 	// Locks offers POSIX and flock locks to the server. Without it locks stay with the client's kernel and the lock
 	// operations return ENOSYS.
 	Locks bool
+	// ParallelDirops takes it for agreed that the server is sent several LOOKUP and READDIR requests for one directory at
+	// a time, whatever it answers to INIT.
+	ParallelDirops bool
 	// Notify receives the server's notifications; nil drops them until SetNotifier.
 	Notify Notifier
 	// Log receives what went wrong; nil discards it. Lines that the server can cause are rate limited.

@@ -45,7 +45,10 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 		Isolation:  p.Isolation,
 		Source:     p.Source,
 		CacheLimit: p.CacheLimit,
-		Gofer:      goferproto.Config{StableIno: p.StableIno, NodePerName: p.NodePerName, ListsXattrs: p.ListsXattrs, WriteBack: p.WriteBack, InProcess: p.InProcess},
+		Gofer: goferproto.Config{
+			StableIno: p.StableIno, NodePerName: p.NodePerName, ListsXattrs: p.ListsXattrs, ParallelDirops: p.ParallelDirops,
+			WriteBack: p.WriteBack, InProcess: p.InProcess,
+		},
 	}
 	if p.InProcess != "" {
 		c.Gofer.Options = p.Settings

@@ -66,6 +66,9 @@ type Config struct {
 	NodePerName bool `json:"nodePerName,omitempty"`
 	// ListsXattrs is set when the FS server lists all extended attributes it has.
 	ListsXattrs bool `json:"listsXattrs,omitempty"`
+	// ParallelDirops is set when the FS server takes several requests for one
+	// directory at a time, whatever it says.
+	ParallelDirops bool `json:"parallelDirops,omitempty"`
 	// WriteBack is set when writes may be acknowledged before the FS server has
 	// them; only an exclusive volume that is not read-only can do that.
 	WriteBack bool `json:"writeBack,omitempty"`
