@@ -6,7 +6,8 @@
 // lists them, one after the other, and wait for each. Where that is seen, what
 // they will ask of the files that come next is fetched, several files at a time:
 // names are looked up (for servers without READDIRPLUS), extended attributes are
-// listed, and small files are opened and closed again.
+// listed, and small files are opened and closed again. Programs that walk a tree
+// take its directories in order, too: those that come next are read.
 //
 // An FS goes on top of caches (see regions and entrycache) and leaves it to them
 // to keep what comes of it. What it knows of directories is a hint: a name is
@@ -21,7 +22,9 @@ package prefetch
 
 import (
 	"container/list"
+	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -32,11 +35,16 @@ const (
 	maxFile = 128 << 10
 	// minWindow and maxWindow bound how many files a reader is led by.
 	minWindow, maxWindow = 32, 128
+	// minDirWindow and maxDirWindow bound how many directories a reader is led by,
+	// and maxListing how many names of each are read: together no more than half of
+	// the listings that entrycache keeps.
+	minDirWindow, maxDirWindow = 8, 32
+	maxListing                 = 2048
 	// minStreak is how many steps in a row are taken for an order.
 	minStreak = 2
 	// slack is how many entries a step may skip and still be in order.
 	slack = 4
-	// maxFetchers bounds the fetches under way.
+	// maxFetchers bounds the fetches of one kind under way.
 	maxFetchers = 32
 	// maxEntries bounds the entries kept, of all directories together. One costs
 	// some 200 bytes.
@@ -50,8 +58,17 @@ const (
 	entries kind = iota
 	xattrs
 	data
+	listings // of the directories among them
 	kinds
 )
+
+// windows bounds how many files, or directories, a reader is led by.
+func (k kind) windows() (least, most int) {
+	if k == listings {
+		return minDirWindow, maxDirWindow
+	}
+	return minWindow, maxWindow
+}
 
 // Options say what the file system below keeps, so that it is of use to fetch it
 // early.
@@ -59,13 +76,19 @@ type Options struct {
 	Entries bool // names that were looked up; looking up in parallel is allowed
 	Xattrs  bool // the names of extended attributes
 	Data    bool // the data of a file that was open
+	// Listings: the listing of a directory that was read. It does not change.
+	Listings bool
+	// Plus says that directories are read with READDIRPLUS.
+	Plus bool
 }
 
 // FS is a fuse.RawFileSystem that fetches ahead. It is safe for concurrent use.
 type FS struct {
-	fuse.RawFileSystem // the file system below
+	fuse.RawFileSystem      // the file system below
+	plus               bool // see Options
 	wants              [kinds]bool
 	wg                 sync.WaitGroup
+	bufs               sync.Pool // *[]byte of readdirSize
 
 	mu       sync.Mutex
 	closed   bool                    // guarded by mu, as all that follows
@@ -73,8 +96,9 @@ type FS struct {
 	lru      *list.List              // of *directory, most recently used first
 	size     int                     // of all dirs
 	places   map[uint64]place        // where a file was seen last, by node ID
+	unlisted map[uint64]int          // lookups in directories that nobody has read, by node ID
 	fetching map[fetch]chan struct{} // closed when over
-	fetchers int
+	fetchers [kinds]int
 }
 
 // place is a file's place in a directory.
@@ -98,16 +122,46 @@ type directory struct {
 	names   []string
 	ids     []uint64       // of names, 0: not known
 	index   map[string]int // into names
+	subdirs []int          // indexes of those names that are directories, ascending
+	whole   bool           // it was read to the end
 	readers [kinds]reader
 	el      *list.Element // in FS.lru
+}
+
+// A reader of listings counts subdirectories, all others count names.
+
+// steps returns how many steps there are for a reader.
+func (d *directory) steps(k kind) int {
+	if k == listings {
+		return len(d.subdirs)
+	}
+	return len(d.names)
+}
+
+// step returns which step of a reader an index is.
+func (d *directory) step(k kind, index int) (step int, ok bool) {
+	if k == listings {
+		return slices.BinarySearch(d.subdirs, index)
+	}
+	return index, true
+}
+
+// at returns the index of a step.
+func (d *directory) at(k kind, step int) int {
+	if k == listings {
+		return d.subdirs[step]
+	}
+	return step
 }
 
 // New wraps below.
 func New(below fuse.RawFileSystem, o Options) *FS {
 	return &FS{
-		RawFileSystem: below, wants: [kinds]bool{entries: o.Entries, xattrs: o.Xattrs, data: o.Data},
-		dirs: make(map[uint64]*directory), lru: list.New(),
-		places: make(map[uint64]place), fetching: make(map[fetch]chan struct{}),
+		RawFileSystem: below, plus: o.Plus,
+		wants: [kinds]bool{entries: o.Entries, xattrs: o.Xattrs, data: o.Data, listings: o.Listings},
+		bufs:  sync.Pool{New: func() any { b := make([]byte, readdirSize); return &b }},
+		dirs:  make(map[uint64]*directory), lru: list.New(),
+		places: make(map[uint64]place), unlisted: make(map[uint64]int), fetching: make(map[fetch]chan struct{}),
 	}
 }
 
@@ -177,7 +231,7 @@ func (f *FS) clearLocked(d *directory) {
 		}
 	}
 	f.size -= len(d.names)
-	d.names, d.ids, d.next, d.readers = nil, nil, 0, [kinds]reader{}
+	d.names, d.ids, d.subdirs, d.next, d.whole, d.readers = nil, nil, nil, 0, false, [kinds]reader{}
 	d.index = make(map[string]int)
 }
 
@@ -208,18 +262,19 @@ func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntr
 
 // learn adds what was read to the listing of a directory. outs may be nil.
 func (f *FS) learn(in *fuse.ReadIn, found []fuse.DirEntry, outs []fuse.EntryOut) {
-	if len(found) == 0 {
-		return
-	}
 	f.mu.Lock()
 	d := f.dirs[in.NodeId]
 	switch {
 	case f.closed:
+	case len(found) == 0:
+		if d != nil && in.Offset == d.next {
+			d.whole = true
+		}
+		d = nil
+	case in.Offset == 0 && d != nil && d.whole && f.wants[listings]:
+		d = nil // it does not change
 	case in.Offset == 0 && d == nil:
-		d = &directory{id: in.NodeId, index: make(map[string]int)}
-		d.el = f.lru.PushFront(d)
-		f.dirs[d.id] = d
-		f.size++ // even an empty one costs something
+		d = f.newDirectoryLocked(in.NodeId)
 	case in.Offset == 0 && d.busy == 0:
 		f.clearLocked(d)
 	case d != nil && in.Offset != d.next:
@@ -239,6 +294,9 @@ func (f *FS) learn(in *fuse.ReadIn, found []fuse.DirEntry, outs []fuse.EntryOut)
 		d.index[name] = len(d.names)
 		d.names = append(d.names, name)
 		d.ids = append(d.ids, 0)
+		if found[i].Mode&syscall.S_IFMT == syscall.S_IFDIR {
+			d.subdirs = append(d.subdirs, len(d.names)-1)
+		}
 		f.size++
 		if outs != nil && outs[i].NodeId != 0 {
 			f.placeLocked(d, len(d.names)-1, outs[i].NodeId)
@@ -247,6 +305,15 @@ func (f *FS) learn(in *fuse.ReadIn, found []fuse.DirEntry, outs []fuse.EntryOut)
 	gone := f.evictLocked(maxEntries)
 	f.mu.Unlock()
 	f.forget(gone)
+}
+
+// newDirectoryLocked begins a listing.
+func (f *FS) newDirectoryLocked(id uint64) *directory {
+	d := &directory{id: id, index: make(map[string]int)}
+	d.el = f.lru.PushFront(d)
+	f.dirs[id] = d
+	f.size++ // even an empty one costs something
+	return d
 }
 
 // placeLocked notes which node an entry is.

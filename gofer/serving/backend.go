@@ -152,7 +152,7 @@ func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, er
 	}
 	timeout := time.Duration(cfg.InitTimeoutMs) * time.Millisecond
 	channel, err := fusechannel.New(context.Background(), goferproto.FDChannel, fusechannel.Options{
-		InitTimeout: timeout, ReadOnly: cfg.Volume.ReadOnly, Log: log,
+		InitTimeout: timeout, ReadOnly: cfg.Volume.ReadOnly, ParallelDirops: cfg.ParallelDirops, Log: log,
 	})
 	if err != nil {
 		return backend{}, err
@@ -166,6 +166,7 @@ func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, er
 	listsXattrs := cfg.ListsXattrs && cfg.Volume.Coherence == attach.Exclusive
 	entries := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
+		Unchanging:    unchanging(cfg),
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 		AutoInvalData: channel.Has(fuse.CAP_AUTO_INVAL_DATA),
 		ListsXattrs:   listsXattrs,
@@ -178,6 +179,7 @@ func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, er
 		if r, ok := b.cache.(*regions.FS); ok {
 			fs = prefetch.New(r, prefetch.Options{
 				Entries: channel.Has(fuse.CAP_PARALLEL_DIROPS), Xattrs: listsXattrs, Data: true,
+				Listings: channel.Has(fuse.CAP_PARALLEL_DIROPS), Plus: channel.Has(fuse.CAP_READDIRPLUS),
 			})
 		}
 		b.fs = top{fs, b.cache, cached.agreements}
