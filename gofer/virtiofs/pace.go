@@ -17,8 +17,12 @@ const (
 	slow         = 100 * time.Microsecond
 	bytesPerTime = 4 // per nanosecond
 
-	// parallelFor is for how many requests in a row that are not slow a queue stays parallel.
-	parallelFor = 16
+	// A slow request counts slowWeight, one that is not slow takes one off, down to none and up to weightMax; from
+	// weightParallel on the queue is parallel. So it is if one in five requests is slow. That fewer are says little: the
+	// thread may have had to wait for a processor.
+	slowWeight     = 4
+	weightParallel = 8
+	weightMax      = 24
 
 	// takeover is how long requests may wait for one that was not expected to be slow.
 	takeover = 4 * time.Millisecond
@@ -26,12 +30,12 @@ const (
 
 // pace decides how the requests of one queue are worked on. If the file system has what is asked for in memory, one
 // after the other in the queue's own goroutine is fastest: a request then costs no switch between threads, which are most
-// of the time of a small one. If it has to ask somebody, many at a time are. So a slow request makes the queue
-// parallel, and a number of others make it serial again. A request that turns out to be slow while others wait
-// behind it doesn't hold them up for long: another goroutine takes the queue over.
+// of the time of a small one. If it has to ask somebody, many at a time are. So slow requests make the queue parallel,
+// and others make it serial again. A request that turns out to be slow while others wait behind it doesn't hold them up
+// for long: another goroutine takes the queue over.
 type pace struct {
-	// parallel is how many requests are still to be worked on in goroutines of their own.
-	parallel atomic.Int32
+	// weight is that of recent slow requests.
+	weight atomic.Int32
 
 	mu sync.Mutex
 	// turn is the number of the last request that the queue's goroutine has begun; busy: it works on it. Guarded by
@@ -46,14 +50,15 @@ type pace struct {
 }
 
 // serial reports whether the next request is for the queue's goroutine.
-func (p *pace) serial() bool { return p.parallel.Load() <= 0 }
+func (p *pace) serial() bool { return p.weight.Load() < weightParallel }
 
 // took takes note of how long a request of size bytes took.
 func (p *pace) took(d time.Duration, size int) {
-	if d > slow+time.Duration(size/bytesPerTime) {
-		p.parallel.Store(parallelFor)
-	} else if p.parallel.Load() > 0 {
-		p.parallel.Add(-1)
+	// Several goroutines may change it at a time, and one of the changes be lost: it is a guess anyway.
+	if w := p.weight.Load(); d > slow+time.Duration(size/bytesPerTime) {
+		p.weight.Store(min(w+slowWeight, weightMax))
+	} else if w > 0 {
+		p.weight.Store(w - 1)
 	}
 }
 
@@ -96,7 +101,7 @@ func (p *pace) tick(q *vhostuser.Queue) {
 		return
 	}
 	if p.busy && p.seen == p.turn && q.Detach() {
-		p.parallel.Store(parallelFor)
+		p.weight.Store(weightMax)
 		p.turn++
 		p.busy = false
 	}
