@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -29,6 +30,8 @@ type counting struct {
 	open atomic.Int64
 	// locking has a message for each SETLKW that waits.
 	locking chan struct{}
+	// meeting, if not nil, is what each READ waits at until all are there.
+	meeting atomic.Pointer[sync.WaitGroup]
 }
 
 func newCounting(t testing.TB, dir string) *counting {
@@ -51,6 +54,14 @@ func (c *counting) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 func (c *counting) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	c.RawFileSystem.Release(cancel, in)
 	c.open.Add(-1)
+}
+
+func (c *counting) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if m := c.meeting.Load(); m != nil {
+		m.Done()
+		m.Wait()
+	}
+	return c.RawFileSystem.Read(cancel, in, buf)
 }
 
 func (c *counting) SetLkw(cancel <-chan struct{}, _ *fuse.LkIn) fuse.Status {
@@ -315,6 +326,45 @@ func TestLocks(t *testing.T) {
 	k.v.WaitHangup()
 	if n := fs.open.Load(); n != 0 {
 		t.Errorf("%d files open after the end", n)
+	}
+}
+
+// TestSideBySide has requests that wait for each other: each must be begun while the ones before it are under way,
+// whatever the pace of the queue was. One after the other they would wait for ever.
+func TestSideBySide(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fs := newCounting(t, dir)
+	path, _ := serve(t, fs, Options{})
+	k := boot(t, path, vhosttest.Options{})
+	node, fh := k.open("file", unix.O_RDONLY)
+	const n = 16
+	var bufs []*vhosttest.Buf
+	for range n {
+		bufs = append(bufs, k.normal.NewBuf(k.message(opRead, node, readBody(fh, 0, 4)), outHeaderSize+4))
+	}
+	for range 3 {
+		for range 50 { // quick requests
+			if _, errno := k.call(opLookup, 1, []byte("file\x00"), 128); errno != 0 {
+				t.Fatalf("LOOKUP: %v", errno)
+			}
+		}
+		var meeting sync.WaitGroup
+		meeting.Add(n)
+		fs.meeting.Store(&meeting)
+		for _, b := range bufs {
+			k.normal.Send(b)
+		}
+		for range n {
+			if b := k.normal.Wait(); string(b.Out[outHeaderSize:b.Written]) != "data" {
+				t.Fatalf("got %q", b.Out[:b.Written])
+			}
+		}
+	}
+	if base := k.normal.Stop(); base != int(k.unique/2)+(3-1)*n {
+		t.Errorf("stopped at %d after %d requests", base, int(k.unique/2)+(3-1)*n)
 	}
 }
 
