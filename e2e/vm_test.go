@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"fsva/e2e/guest"
 	"fsva/e2e/harness"
@@ -24,8 +23,15 @@ type wire struct {
 	name string
 	// modules are what the guest's kernel needs.
 	modules []string
-	// serve serves the directory until the test ends, and says how a guest gets at it.
+	// serve serves the directory until the test ends, and says how a guest gets at it. Nil means that the directory is
+	// the guest's own, backing, and that it is served inside.
 	serve func(t *testing.T, dir string) served
+	// host says how a guest gets at a volume that serveGuests serves; nil if this is no way to one.
+	host func(s sockets) served
+	// windows is how many windows a guest uses.
+	windows int
+	// limits are the cases that fail, each with its reason.
+	limits map[string]string
 }
 
 // served is a directory, ready for one guest.
@@ -36,32 +42,75 @@ type served struct {
 	volume *harness.Volume // nil if it is none
 }
 
+// sockets are where hypervisors reach a volume.
+type sockets struct{ virtiofs, vsock, window string }
+
+var vsockModules = []string{"fuse", "vmw_vsock_virtio_transport"}
+
 // wires are what TestVM runs. The first is none of ours: QEMU's own virtiofsd, which proves the cases.
 var wires = []wire{
-	{name: "c-virtiofsd", modules: []string{"virtiofs"}, serve: cVirtiofsd},
+	{name: "c-virtiofsd", modules: []string{"virtiofs"}, serve: cVirtiofsd, limits: map[string]string{
+		"posix/Tmpfile": "QEMU's virtiofsd has no TMPFILE",
+	}},
+	overHost(wire{name: "virtiofs", modules: []string{"virtiofs"}, host: func(s sockets) served {
+		return served{qemu: guest.VirtiofsDevice("volume", s.virtiofs), mount: mountVirtiofs}
+	}}),
+	overHost(wire{name: "vsock", modules: vsockModules, host: func(s sockets) served {
+		return served{qemu: guest.VsockDevice(s.vsock), mount: mountVsock}
+	}}),
+	overHost(wire{name: "window", modules: vsockModules, windows: 1, host: func(s sockets) served {
+		return served{qemu: append(guest.VsockDevice(s.vsock), guest.WindowDevice(s.window)...), mount: mountVsock}
+	}}),
+	{name: "loopback", modules: []string{"fuse", "vsock_loopback"}},
 }
 
-// vmLimits are the cases that fail in guests, whatever serves them.
-var vmLimits = merged(caseLimits, map[string]string{
-	"posix/Tmpfile": "the guest's kernel, 6.1, has no FUSE_TMPFILE",
-})
+// backing is the directory that is served inside of a guest, and serveInside what does that and mounts it at /data.
+const (
+	backing     = "/backing"
+	serveInside = `mkdir ` + backing + `; mount -t tmpfs tmpfs ` + backing + `
+		fsva serve inside --appliance dir --source ` + backing + ` --listen vsock:3782,cid=1 >/tmp/serve.log 2>&1 &
+		fsva mount vsock:1:3782 /data -o retry=60s`
+)
 
-const virtiofsd = "/usr/lib/qemu/virtiofsd"
+const (
+	mountVirtiofs = "mount -t virtiofs volume /data"
+	mountVsock    = "fsva mount vsock:2:3782 /data"
+)
 
-// cVirtiofsd serves a directory with the virtiofsd that is part of QEMU in Debian 12.
+// overHost completes a wire to a volume.
+func overHost(w wire) wire {
+	w.serve = func(t *testing.T, dir string) served {
+		t.Helper()
+		v, at := serveGuests(t, dir)
+		s := w.host(at)
+		s.volume = v
+		return s
+	}
+	return w
+}
+
+// serveGuests serves a directory as a volume with everything that guests can connect to.
+func serveGuests(t *testing.T, dir string, flags ...string) (*harness.Volume, sockets) {
+	t.Helper()
+	at := env.TempDir(t)
+	s := sockets{virtiofs: filepath.Join(at, "virtiofs"), vsock: filepath.Join(at, "vsock"), window: filepath.Join(at, "window")}
+	return env.Serve(t, volumeName(t), append([]string{"--appliance", "dir", "--source", dir, "--listen", "virtiofs:" + s.virtiofs,
+		"--listen", "vhost-user-vsock:" + s.vsock, "--window-socket", s.window, "--window", "64M"}, flags...)...), s
+}
+
+func wireNamed(t *testing.T, name string) wire {
+	t.Helper()
+	i := slices.IndexFunc(wires, func(w wire) bool { return w.name == name })
+	if i < 0 {
+		t.Fatalf("no wire %q", name)
+	}
+	return wires[i]
+}
+
+// cVirtiofsd serves a directory by QEMU's own virtiofsd.
 func cVirtiofsd(t *testing.T, dir string) served {
 	t.Helper()
-	harness.NeedCommand(t, virtiofsd, "qemu-system-common")
-	socket := filepath.Join(env.TempDir(t), "fs")
-	p := harness.Start(t, nil, virtiofsd, "--socket-path="+socket, "-o", "source="+dir, "-o", "cache=auto", "-o", "xattr", "-f")
-	harness.Await(t, 20*time.Second, p, func() bool { _, err := os.Stat(socket); return err == nil })
-	return served{qemu: virtiofsDevice(socket), mount: mountVirtiofs}
-}
-
-const mountVirtiofs = "mount -t virtiofs volume /data"
-
-func virtiofsDevice(socket string) []string {
-	return []string{"-chardev", "socket,id=fs,path=" + socket, "-device", "vhost-user-fs-pci,chardev=fs,tag=volume,queue-size=1024"}
+	return served{qemu: guest.VirtiofsDevice("volume", guest.Virtiofsd(t, env, dir, "auto")), mount: mountVirtiofs}
 }
 
 // bootWith starts a guest with the served directory mounted at /data.
@@ -76,13 +125,24 @@ func bootWith(t *testing.T, w wire, s served) *guest.Guest {
 		},
 	})
 	t.Logf("booted in %.1f s", g.Booted.Seconds())
-	g.Shell(t, "mkdir -p /data; "+s.mount)
+	mount := s.mount
+	if w.serve == nil {
+		mount = serveInside
+		t.Cleanup(func() {
+			if t.Failed() {
+				r, err := g.Try(guest.Command{Args: []string{"cat", "/tmp/serve.log"}})
+				t.Logf("fsva serve in the guest: %s%v", r.Stdout, err)
+			}
+		})
+	}
+	g.Shell(t, "mkdir -p /data; "+mount)
 	return g
 }
 
 const (
-	bigSize   = 1 << 30
-	smallSize = 1 << 20
+	bigSize       = 1 << 30
+	bigSizeInside = 64 << 20 // where the guest's memory holds the file twice
+	smallSize     = 1 << 20
 )
 
 // TestVM runs the suites, and what takes a whole kernel, in a guest for each way to a directory.
@@ -98,17 +158,32 @@ func TestVM(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
 			dir := env.Tmpfs(t)
-			at := func(name string) string { return filepath.Join(dir, name) }
-			harness.Must(t, work, "generate", at("big"), fmt.Sprint(bigSize))
-			harness.Must(t, work, "generate", at("small"), fmt.Sprint(smallSize))
-			harness.Must(t, "cp", work, at("program"))
-			harness.Must(t, "tar", "-C", tree, "-cf", at("in.tar"), ".")
-			g := bootWith(t, w, w.serve(t, dir))
+			archive := filepath.Join(dir, "in.tar")
+			harness.Must(t, "tar", "-C", tree, "-cf", archive, ".")
+			size := int64(bigSize)
+			var g *guest.Guest
+			if w.serve == nil {
+				size = bigSizeInside
+				g = bootWith(t, w, served{})
+				b, err := os.ReadFile(archive)
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.Write(t, backing+"/in.tar", b, 0o644)
+				g.Shell(t, fmt.Sprintf("cd %s; work generate big %d; work generate small %d; cp /bin/work program", backing, size, smallSize))
+			} else {
+				harness.Must(t, work, "generate", filepath.Join(dir, "big"), fmt.Sprint(size))
+				harness.Must(t, work, "generate", filepath.Join(dir, "small"), fmt.Sprint(smallSize))
+				harness.Must(t, "cp", work, filepath.Join(dir, "program"))
+				g = bootWith(t, w, w.serve(t, dir))
+			}
 
-			t.Run("suites", func(t *testing.T) { vmSuites(t, g) })
+			t.Run("suites", func(t *testing.T) { vmSuites(t, g, merged(caseLimits, w.limits)) })
 			t.Run("tar", func(t *testing.T) {
 				g.Shell(t, "mkdir /data/out; tar -xf /data/in.tar -C /data/out")
-				harness.Must(t, "diff", "-r", tree, at("out"))
+				if w.serve != nil {
+					harness.Must(t, "diff", "-r", tree, filepath.Join(dir, "out"))
+				}
 				r := g.Run(t, guest.Command{Args: []string{"md5sum", "-c", "-s"}, Dir: "/data/out", Stdin: []byte(sums)})
 				if r.Code != 0 {
 					t.Errorf("md5sum: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
@@ -119,7 +194,7 @@ func TestVM(t *testing.T) {
 			t.Run("mapped", func(t *testing.T) { g.Must(t, "work", "mapped", "/data/small", small) })
 			t.Run("readers", func(t *testing.T) { g.Must(t, "work", "readers", "64", "/data/small", small) })
 			t.Run("big", func(t *testing.T) {
-				r := g.Run(t, guest.Command{Args: []string{"work", "verify", "/data/big", fmt.Sprint(bigSize)}, Timeout: suiteTimeout})
+				r := g.Run(t, guest.Command{Args: []string{"work", "verify", "/data/big", fmt.Sprint(size)}, Timeout: suiteTimeout})
 				if r.Code != 0 {
 					t.Error(r.Stderr)
 				}
@@ -130,7 +205,7 @@ func TestVM(t *testing.T) {
 }
 
 // vmSuites runs the suites in a guest: but for the cases that are only large, which an emulated processor makes slow.
-func vmSuites(t *testing.T, g *guest.Guest) {
+func vmSuites(t *testing.T, g *guest.Guest, limits map[string]string) {
 	t.Helper()
 	run := func(args ...string) string {
 		t.Helper()
@@ -163,11 +238,11 @@ func vmSuites(t *testing.T, g *guest.Guest) {
 		t.Errorf("only %d cases ran", len(got))
 	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
-		if got[name] != "" && vmLimits[name] == "" {
+		if got[name] != "" && limits[name] == "" {
 			t.Errorf("%s: %s", name, got[name])
 		}
 	}
-	for name := range vmLimits {
+	for name := range limits {
 		if why, ran := got[name]; !ran || why == "" {
 			t.Errorf("%s: passes now, or did not run; remove it from the limits", name)
 		}

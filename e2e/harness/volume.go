@@ -49,29 +49,55 @@ func (e *Env) Serve(t testing.TB, name string, flags ...string) *Volume {
 	return v
 }
 
+// ServeLater is Serve for a volume that needs something else first. It returns at once; await waits until the volume is
+// ready, at most timeout.
+func (e *Env) ServeLater(t testing.TB, name string, flags ...string) (v *Volume, await func(timeout time.Duration) error) {
+	t.Helper()
+	v, await, err := e.launch(t, name, flags...)
+	if err != nil {
+		t.Fatalf("fsva serve %s %s: %v", name, strings.Join(flags, " "), err)
+	}
+	t.Cleanup(func() { v.Stop(t) })
+	return v, await
+}
+
 func (e *Env) startVolume(t testing.TB, name string, flags ...string) (*Volume, error) {
+	t.Helper()
+	v, await, err := e.launch(t, name, flags...)
+	if err == nil {
+		err = await(startTimeout)
+	}
+	return v, err
+}
+
+// launch starts fsva serve. await waits until the volume is ready, and kills it if that takes too long.
+func (e *Env) launch(t testing.TB, name string, flags ...string) (v *Volume, await func(timeout time.Duration) error, err error) {
 	t.Helper()
 	NeedRoot(t)
 	e.Binary(t, "runsc") // it stands beside fsva
 	fsva := e.Binary(t, "fsva")
 	ready, err := newReadiness(e.Dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	v := &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e, notify: ready}
+	v = &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e, notify: ready}
 	args := append([]string{fsva, "serve", name}, flags...)
 	v.proc = startProcess(t, append(e.FSVAEnv(), "NOTIFY_SOCKET="+ready.path), args...)
 	go func() { // the service manager listens for as long as the service runs
 		<-v.proc.done
 		ready.close()
 	}()
-	if err := ready.await(v.proc.done, startTimeout); err != nil {
-		if !v.proc.ended() {
-			v.proc.kill()
+	proc := v.proc
+	return v, func(timeout time.Duration) error {
+		err := ready.await(proc.done, timeout)
+		if err == nil {
+			return nil
 		}
-		return nil, fmt.Errorf("%w\n%s", err, tail(v.proc.output()))
-	}
-	return v, nil
+		if !proc.ended() {
+			proc.kill()
+		}
+		return fmt.Errorf("%w\n%s", err, tail(proc.output()))
+	}, nil
 }
 
 // PID returns the supervisor's process id.

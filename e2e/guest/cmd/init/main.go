@@ -39,6 +39,9 @@ func main() {
 }
 
 func prepare() error {
+	if err := leaveRootfs(); err != nil {
+		return err
+	}
 	for _, m := range []struct{ source, target, fstype, data string }{
 		{"devtmpfs", "/dev", "devtmpfs", "mode=0755"},
 		{"proc", "/proc", "proc", ""},
@@ -69,6 +72,25 @@ func prepare() error {
 		}
 	}
 	return errors.Join(os.Setenv("PATH", "/bin:/sbin"), os.Setenv("HOME", "/root"))
+}
+
+// leaveRootfs makes a bind mount of the initramfs the root. From the initramfs itself, which is no mount that can be
+// moved, pivot_root(2) is not possible, and with that no gofer.
+func leaveRootfs() error {
+	const root = "/.root"
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/", root, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind the root: %w", err)
+	}
+	if err := unix.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root: %w", err)
+	}
+	return errors.Join(unix.Chroot("."), unix.Chdir("/"))
 }
 
 // load loads a kernel module.
