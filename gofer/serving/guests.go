@@ -24,6 +24,7 @@ import (
 	"fsva/gofer/supervisor/goferproto"
 	"fsva/gofer/virtiofs"
 	"fsva/gofer/vsock"
+	"fsva/gofer/vsockdevice"
 	"fsva/gofer/window"
 )
 
@@ -61,8 +62,8 @@ func (g *guests) session(l listen.Spec, log *slog.Logger) fusesession.Options {
 	}
 }
 
-// start serves the guests that come to the listening socket f, which it takes
-// ownership of, until ctx ends.
+// start serves the guests that come to f, which it takes ownership of, until ctx
+// ends: a listening socket, or for a vhost-user-vsock device its hand-off socket.
 func (g *guests) start(ctx context.Context, l listen.Spec, f *os.File) error {
 	defer f.Close()
 	log := g.log.With("listener", l.String())
@@ -83,24 +84,12 @@ func (g *guests) start(ctx context.Context, l listen.Spec, f *os.File) error {
 			})
 		})
 	case vsock.VhostUser:
-		sock, err := net.FileListener(f)
+		// The device is in a process of its own, which hands over connections.
+		sock, err := vsockdevice.NewListener(f, l.Options().CID)
 		if err != nil {
 			return fmt.Errorf("listen on %s: %w", l, err)
 		}
-		o := l.Options()
-		o.Logger = log
-		device, err := vsock.NewDevice(o)
-		if err == nil {
-			var port net.Listener
-			if port, err = device.Listen(l.Port); err == nil {
-				g.run(log, func() error { return device.Serve(ctx, sock) })
-				g.run(log, func() error { return g.accept(ctx, l, port, log) })
-			}
-		}
-		if err != nil {
-			sock.Close()
-			return fmt.Errorf("listen on %s: %w", l, err)
-		}
+		g.run(log, func() error { return g.accept(ctx, l, sock, log) })
 	default:
 		o := l.Options()
 		o.Logger = log

@@ -87,7 +87,7 @@ where its files are.`,
 	root.AddCommand(
 		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
 		newMountCommand(), newExportCommand(), newDemoCommand(),
-		newFSServerCommand(), newVMServerCommand(), newGoferCommand(), newDemoGuestCommand(),
+		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
 	root.CompletionOptions.HiddenDefaultCmd = true
