@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	quickFlag   = flag.Bool("quick", false, "two rounds")
+	quickFlag   = flag.Bool("quick", false, "one round")
 	columnsFlag = flag.String("columns", "", "comma-separated `names` of columns (default all)")
 	roundsFlag  = flag.Int("rounds", 0, "how often every column runs every row (default 5)")
 	outFlag     = flag.String("out", "bench-results", "`directory` for vm.md and vm.json; relative to the repository")
@@ -42,7 +42,7 @@ func TestVirtualMachines(t *testing.T) {
 	rounds := *roundsFlag
 	switch {
 	case rounds == 0 && *quickFlag:
-		rounds = 2
+		rounds = 1
 	case rounds == 0:
 		rounds = 5
 	}
