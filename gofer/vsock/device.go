@@ -368,6 +368,8 @@ type front struct {
 	// broken: the guest has broken the rules, or its memory is gone. No more
 	// packets until its driver starts the device again.
 	broken bool
+	// logged: it was said that the guest breaks rules; once is enough.
+	logged bool
 	// known: the driver that runs began with this front end, or was told that
 	// its connections are gone.
 	known bool
@@ -377,8 +379,12 @@ type front struct {
 
 // fail stops the device until its queues are started again.
 func (f *front) fail(what string, err error) {
-	if !f.broken {
-		f.broken = true
+	if f.broken {
+		return
+	}
+	f.broken = true
+	if !f.logged {
+		f.logged = true
 		f.d.log.Warn("vsock device stopped: "+what, "err", err)
 	}
 }

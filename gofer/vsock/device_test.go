@@ -658,3 +658,34 @@ func TestServeEndsListenersAndConnections(t *testing.T) {
 		t.Errorf("the socket's file is still there: %v", err)
 	}
 }
+
+// FuzzDevice sends packets that are wrong somewhere, and takes few answers. A
+// driver that starts after that is served.
+func FuzzDevice(f *testing.F) {
+	f.Add([]byte{0})
+	f.Add([]byte{45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 7, 7})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		d, path := serve(t)
+		l := listenOn(t, d, testPort)
+		g := drive(t, path, 4)
+		for i := 0; i < 32 && len(in) > 0; i++ {
+			n := min(int(in[0]), len(in)-1)
+			packet, rest := in[1:1+n], in[1+n:]
+			in = rest
+			h := header(vsockproto.OpRequest)
+			var b [vsockproto.HeaderSize]byte
+			h.Put(&b)
+			wire := append(b[:], packet...)
+			for j, x := range packet[:min(n, len(b))] {
+				wire[j] ^= x
+			}
+			g.tx.Add(g.tx.NewBuf(wire, 0))
+			g.tx.ForceKick()
+		}
+		g.rx.Stop()
+		g.tx.Stop()
+		g.rx, g.tx = g.v.Queue(queueRX, 64), g.v.Queue(queueTX, 64)
+		g.provide(8)
+		g.connect(l)
+	})
+}

@@ -5,6 +5,7 @@ package vsock
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -286,4 +287,21 @@ func TestDialErrors(t *testing.T) {
 			t.Errorf("Dial(%s): no error", a)
 		}
 	}
+}
+
+// Not a byte of the guest's is taken for the VMM's.
+func FuzzHybridReply(f *testing.F) {
+	f.Add([]byte("OK 1024\nhello"))
+	f.Add([]byte("\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := bytes.NewReader(in)
+		line, err := readLine(r)
+		taken := in[:len(in)-r.Len()]
+		if len(taken) > maxHybridReply {
+			t.Errorf("%d bytes were read", len(taken))
+		}
+		if err == nil && line+"\n" != string(taken) {
+			t.Errorf("the line is %q, the bytes %q", line, taken)
+		}
+	})
 }
