@@ -34,6 +34,12 @@ var mountHelpers = []string{"mount.fuse.fsva", "mount.fsva"}
 // fsType is what mount(8) shows, after "fuse.".
 const fsType = "fsva"
 
+// readAhead is how far the kernel reads ahead of sequential readers, in bytes: four of
+// the largest requests, so that some are under way while one is used. (64 MiB over a unix
+// socket: 128 KiB, the kernel's default, 280 ms; 1 MiB, one request at a time, 740 ms;
+// 4 MiB 230 ms.)
+const readAhead = 4 << 20
+
 // readyVar tells a process that a parent waits for its word on descriptor 3.
 const readyVar = "FSVA_MOUNT_READY"
 
@@ -204,6 +210,9 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 	}
 	go unmountOnSignals(signals, mountpoint, log)
 	err = relay.Serve(cmd.Context(), fd, func() {
+		if err := fusemount.SetReadAhead(mountpoint, readAhead); err != nil {
+			log.Debug("the kernel reads ahead as it likes", "err", err)
+		}
 		if err := mounted(cmd.OutOrStdout(), relay.Volume(), mountpoint); err != nil {
 			log.Warn("say that it is mounted", "err", err)
 		}
