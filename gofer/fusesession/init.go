@@ -11,7 +11,7 @@ import (
 )
 
 // capsAlways are the INIT flags that every client is offered.
-const capsAlways = fuse.CAP_ASYNC_READ | fuse.CAP_BIG_WRITES | fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO |
+const capsAlways = fuse.CAP_ASYNC_READ | fuse.CAP_BIG_WRITES |
 	fuse.CAP_ASYNC_DIO | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_MAX_PAGES | fuse.CAP_INIT_EXT | fuse.CAP_HAS_EXPIRE_ONLY
 
 // maxBackground bounds what the client's kernel has in flight of its own accord,
@@ -21,6 +21,9 @@ const maxBackground = 64
 // offers returns the INIT flags for a client.
 func (s *Session) offers() uint64 {
 	caps := uint64(capsAlways)
+	if s.canPlus {
+		caps |= fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO
+	}
 	if s.canTrunc {
 		caps |= fuse.CAP_ATOMIC_O_TRUNC
 	}

@@ -113,6 +113,7 @@ type Session struct {
 	opts      Options
 	ownerKey  uint64 // sets the client's lock owners apart from others'
 	canTrunc  bool   // the file system honours O_TRUNC
+	canPlus   bool   // the file system has READDIRPLUS
 	canPosix  bool
 	canFlock  bool
 	requests  atomic.Uint64
@@ -156,6 +157,7 @@ func New(fs fuse.RawFileSystem, o Options) *Session {
 	s := &Session{
 		fs:       fs,
 		opts:     o,
+		canPlus:  true,
 		canPosix: o.Locks,
 		canFlock: o.Locks,
 		slots:    make(chan struct{}, o.MaxInFlight),
@@ -171,6 +173,7 @@ func New(fs fuse.RawFileSystem, o Options) *Session {
 	}
 	if c, ok := fs.(capabilities); ok {
 		s.canTrunc = s.canTrunc || c.Has(fuse.CAP_ATOMIC_O_TRUNC)
+		s.canPlus = c.Has(fuse.CAP_READDIRPLUS)
 		s.canPosix, s.canFlock = c.Has(fuse.CAP_POSIX_LOCKS), c.Has(fuse.CAP_FLOCK_LOCKS)
 	}
 	s.small.New = func() any { b := make([]byte, messageOverhead); return &b }

@@ -719,3 +719,24 @@ func TestNotify(t *testing.T) {
 		}
 	}
 }
+
+// agreed is a file system whose server has agreed to some capabilities.
+type agreed struct {
+	fuse.RawFileSystem
+	caps uint64
+}
+
+func (a agreed) Has(capability uint64) bool { return a.caps&capability != 0 }
+
+// A client is offered READDIRPLUS only if the server has it: its kernel does not fall
+// back to READDIR.
+func TestInitWithoutReadDirPlus(t *testing.T) {
+	for _, caps := range []uint64{0, fuse.CAP_READDIRPLUS} {
+		c := &client{t: t, s: New(agreed{newLoopback(t, t.TempDir()), caps}, Options{})}
+		out, st := c.init(^uint64(0))
+		if st != fuse.OK || out.Flags64()&fuse.CAP_READDIRPLUS != caps {
+			t.Errorf("server with %#x: flags %#x, %v", caps, out.Flags64(), st)
+		}
+		c.s.Close()
+	}
+}
