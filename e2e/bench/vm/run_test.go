@@ -110,8 +110,13 @@ func boot(t *testing.T, dir string) *guest.Guest {
 	t.Helper()
 	at := env.TempDir(t)
 	sock := func(name string) string { return filepath.Join(at, name) }
-	env.Serve(t, fmt.Sprintf("fsva-bench-vm-%d", os.Getpid()), "--appliance", "dir", "--source", dir,
-		"--listen", "virtiofs:"+sock("ours"), "--window-socket", sock("window"), "--window", "64M", "--listen", "vhost-user-vsock:"+sock("vsock"))
+	// Two exclusive volumes: a virtio-fs device is a client from when QEMU starts. Nothing is written.
+	serve := func(name string, flags ...string) {
+		t.Helper()
+		env.Serve(t, fmt.Sprintf("fsva-bench-%s-%d", name, os.Getpid()), append([]string{"--appliance", "dir", "--source", dir}, flags...)...)
+	}
+	serve("virtiofs", "--listen", "virtiofs:"+sock("ours"))
+	serve("vsock", "--listen", "vhost-user-vsock:"+sock("vsock"), "--window-socket", sock("window"), "--window", "64M")
 	args := guest.VirtiofsDevice("always", guest.Virtiofsd(t, env, dir, "always"))
 	args = append(args, guest.VirtiofsDevice("auto", guest.Virtiofsd(t, env, dir, "auto"))...)
 	args = append(args, guest.VirtiofsDevice("ours", sock("ours"))...)
