@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/fusechannel/fusetest"
+	"fsva/gofer/fusewire"
 )
 
 // echoEnv makes the test binary an echo server on descriptor 3, see echoServer.
@@ -51,7 +52,7 @@ func echoServer(fd int) {
 	var rmsg, wmsg unix.Msghdr
 	var attr fuse.AttrOut
 	attr.Mode = unix.S_IFREG | 0o644
-	copy(out[outHeaderSize:], bytesOf(&attr))
+	copy(out[fusewire.OutHeaderSize:], bytesOf(&attr))
 	for {
 		n, _, e := recvmsg(fd, &rmsg, riov, 0)
 		if e != 0 || n == 0 {
@@ -59,24 +60,24 @@ func echoServer(fd int) {
 		}
 		size := attrOutSize
 		switch binary.NativeEndian.Uint32(in[4:]) {
-		case opInit:
+		case fusewire.OpInit:
 			reply := fuse.InitOut{Major: protoMajor, Minor: protoMinorMax, MaxWrite: 1 << 20, MaxPages: 256,
 				Flags: fuse.CAP_ASYNC_READ | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_MAX_PAGES}
 			size = initOutSize
-			b := make([]byte, outHeaderSize+initOutSize)
-			copy(b[outHeaderSize:], bytesOf(&reply))
+			b := make([]byte, fusewire.OutHeaderSize+initOutSize)
+			copy(b[fusewire.OutHeaderSize:], bytesOf(&reply))
 			finishReply(b, in)
 			wiov[0] = iovec(b)
 			sendmsg(fd, &wmsg, wiov, 0)
 			continue
-		case opForget, opBatchForget:
+		case fusewire.OpForget, fusewire.OpBatchForget:
 			continue
-		case opRead:
-			size = int(binary.NativeEndian.Uint32(in[inHeaderSize+16:]))
-		case opRelease, opDestroy:
+		case fusewire.OpRead:
+			size = int(binary.NativeEndian.Uint32(in[fusewire.InHeaderSize+16:]))
+		case fusewire.OpRelease, fusewire.OpDestroy:
 			size = 0
 		}
-		b := out[:outHeaderSize+size]
+		b := out[:fusewire.OutHeaderSize+size]
 		finishReply(b, in)
 		wiov[0] = iovec(b)
 		if sendmsg(fd, &wmsg, wiov, 0) != 0 {
@@ -131,14 +132,14 @@ func getAttrLoop(b testing.TB, c *Channel, n int) {
 // pingPong is the least that a GETATTR costs: a message of its size out, one of its reply's size in.
 func pingPong(b testing.TB, fd, n int) {
 	var msg unix.Msghdr
-	out, in := make([]byte, inHeaderSize+16), make([]byte, 4096)
-	binary.NativeEndian.PutUint32(out[4:], opGetAttr)
+	out, in := make([]byte, fusewire.InHeaderSize+16), make([]byte, 4096)
+	binary.NativeEndian.PutUint32(out[4:], fusewire.OpGetAttr)
 	oiov, iiov := []unix.Iovec{iovec(out)}, []unix.Iovec{iovec(in)}
 	for range n {
 		if e := sendmsg(fd, &msg, oiov, 0); e != 0 {
 			b.Fatal(e)
 		}
-		if got, _, e := recvmsg(fd, &msg, iiov, 0); e != 0 || got != outHeaderSize+attrOutSize {
+		if got, _, e := recvmsg(fd, &msg, iiov, 0); e != 0 || got != fusewire.OutHeaderSize+attrOutSize {
 			b.Fatal(got, e)
 		}
 	}

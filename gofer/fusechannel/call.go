@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // A call is one request with its reply. Calls live in the channel's table and are reused; a call belongs to the method
@@ -83,7 +85,7 @@ func (ca *call) wake() {
 
 // header starts the request. The length is filled in by seal.
 func (ca *call) header(opcode uint32, h *fuse.InHeader) {
-	b := bytesOf(&ca.inline)[:inHeaderSize]
+	b := bytesOf(&ca.inline)[:fusewire.InHeaderSize]
 	binary.NativeEndian.PutUint32(b[4:], opcode)
 	binary.NativeEndian.PutUint64(b[8:], ca.unique)
 	binary.NativeEndian.PutUint64(b[16:], h.NodeId)
@@ -97,7 +99,7 @@ func (ca *call) header(opcode uint32, h *fuse.InHeader) {
 
 // body appends the first n bytes of a request structure, which starts with the header.
 func (ca *call) body(b []byte, n int) {
-	ca.in = append(ca.in, b[inHeaderSize:inHeaderSize+n]...)
+	ca.in = append(ca.in, b[fusewire.InHeaderSize:fusewire.InHeaderSize+n]...)
 }
 
 // str appends a string and its NUL.

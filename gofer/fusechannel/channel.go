@@ -14,6 +14,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // maxInFlight bounds the requests that wait for a reply; more callers wait for one to end.
@@ -46,7 +48,7 @@ type Channel struct {
 	ioLocks  *nodeLocks // nil when the server has ASYNC_READ
 	dirBufs  sync.Pool  // *[]byte of maxDirRead
 
-	enosys      [opCount]atomic.Bool // operations the server does not have, see enosys.go
+	enosys      [fusewire.OpCount]atomic.Bool // operations the server does not have, see enosys.go
 	noInterrupt atomic.Bool
 	stats       counters
 
@@ -155,7 +157,7 @@ func (c *Channel) Destroy(ctx context.Context) error {
 	c.forgets.flush()
 	st := c.drain(ctx)
 	if st == fuse.OK {
-		st = c.simple(nil, opDestroy, &fuse.InHeader{}, "")
+		st = c.simple(nil, fusewire.OpDestroy, &fuse.InHeader{}, "")
 		if st == fuse.ENOSYS {
 			st = fuse.OK // as good as any answer
 		}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/fusechannel/fusetest"
+	"fsva/gofer/fusewire"
 )
 
 // TestSizes compares the wire sizes given as numbers with go-fuse's structures.
@@ -24,11 +25,11 @@ func TestSizes(t *testing.T) {
 		name      string
 		got, want uintptr
 	}{
-		{"InHeader", unsafe.Sizeof(fuse.InHeader{}), inHeaderSize},
-		{"OutHeader", unsafe.Sizeof(fuse.OutHeader{}), outHeaderSize},
-		{"InitIn", unsafe.Sizeof(fuse.InitIn{}), inHeaderSize + initInSize},
+		{"InHeader", unsafe.Sizeof(fuse.InHeader{}), fusewire.InHeaderSize},
+		{"OutHeader", unsafe.Sizeof(fuse.OutHeader{}), fusewire.OutHeaderSize},
+		{"InitIn", unsafe.Sizeof(fuse.InitIn{}), fusewire.InHeaderSize + initInSize},
 		{"InitOut", unsafe.Sizeof(fuse.InitOut{}), initOutSize},
-		{"EntryOut", unsafe.Sizeof(fuse.EntryOut{}), entryOutSize},
+		{"EntryOut", unsafe.Sizeof(fuse.EntryOut{}), fusewire.EntryOutSize},
 		{"AttrOut", unsafe.Sizeof(fuse.AttrOut{}), attrOutSize},
 		{"OpenOut", unsafe.Sizeof(fuse.OpenOut{}), openOutSize},
 		{"WriteOut", unsafe.Sizeof(fuse.WriteOut{}), writeOutSize},
@@ -38,30 +39,30 @@ func TestSizes(t *testing.T) {
 		{"LkOut", unsafe.Sizeof(fuse.LkOut{}), lkOutSize},
 		{"IoctlOut", unsafe.Sizeof(fuse.IoctlOut{}), ioctlOutSize},
 		{"StatxOut", unsafe.Sizeof(fuse.StatxOut{}), statxOutSize},
-		{"ReadIn", unsafe.Sizeof(fuse.ReadIn{}), inHeaderSize + rwInSize},
-		{"WriteIn", unsafe.Sizeof(fuse.WriteIn{}), inHeaderSize + rwInSize},
-		{"MknodIn", unsafe.Sizeof(fuse.MknodIn{}), inHeaderSize + mknodInSize},
-		{"CreateIn", unsafe.Sizeof(fuse.CreateIn{}), inHeaderSize + mknodInSize},
-		{"SetXAttrIn", unsafe.Sizeof(fuse.SetXAttrIn{}), inHeaderSize + setXAttrInSize},
-		{"LkIn", unsafe.Sizeof(fuse.LkIn{}), inHeaderSize + lkInSize},
-		{"GetAttrIn", unsafe.Sizeof(fuse.GetAttrIn{}), inHeaderSize + 16},
-		{"SetAttrIn", unsafe.Sizeof(fuse.SetAttrIn{}), inHeaderSize + 88},
-		{"StatxIn", unsafe.Sizeof(fuse.StatxIn{}), inHeaderSize + 24},
-		{"AccessIn", unsafe.Sizeof(fuse.AccessIn{}), inHeaderSize + 8},
-		{"GetXAttrIn", unsafe.Sizeof(fuse.GetXAttrIn{}), inHeaderSize + 8},
-		{"MkdirIn", unsafe.Sizeof(fuse.MkdirIn{}), inHeaderSize + 8},
-		{"LinkIn", unsafe.Sizeof(fuse.LinkIn{}), inHeaderSize + 8},
-		{"RenameIn", unsafe.Sizeof(fuse.RenameIn{}), inHeaderSize + 16},
-		{"FsyncIn", unsafe.Sizeof(fuse.FsyncIn{}), inHeaderSize + 16},
-		{"FlushIn", unsafe.Sizeof(fuse.FlushIn{}), inHeaderSize + 24},
-		{"OpenIn", unsafe.Sizeof(fuse.OpenIn{}), inHeaderSize + 8},
-		{"ReleaseIn", unsafe.Sizeof(fuse.ReleaseIn{}), inHeaderSize + 24},
-		{"LseekIn", unsafe.Sizeof(fuse.LseekIn{}), inHeaderSize + 24},
-		{"CopyFileRangeIn", unsafe.Sizeof(fuse.CopyFileRangeIn{}), inHeaderSize + 56},
-		{"FallocateIn", unsafe.Sizeof(fuse.FallocateIn{}), inHeaderSize + 32},
-		{"IoctlIn", unsafe.Sizeof(fuse.IoctlIn{}), inHeaderSize + 32},
-		{"InterruptIn", unsafe.Sizeof(fuse.InterruptIn{}), inHeaderSize + 8},
-		{"NotifyRetrieveIn", unsafe.Sizeof(fuse.NotifyRetrieveIn{}), inHeaderSize + 40},
+		{"ReadIn", unsafe.Sizeof(fuse.ReadIn{}), fusewire.InHeaderSize + rwInSize},
+		{"WriteIn", unsafe.Sizeof(fuse.WriteIn{}), fusewire.InHeaderSize + rwInSize},
+		{"MknodIn", unsafe.Sizeof(fuse.MknodIn{}), fusewire.InHeaderSize + mknodInSize},
+		{"CreateIn", unsafe.Sizeof(fuse.CreateIn{}), fusewire.InHeaderSize + mknodInSize},
+		{"SetXAttrIn", unsafe.Sizeof(fuse.SetXAttrIn{}), fusewire.InHeaderSize + setXAttrInSize},
+		{"LkIn", unsafe.Sizeof(fuse.LkIn{}), fusewire.InHeaderSize + lkInSize},
+		{"GetAttrIn", unsafe.Sizeof(fuse.GetAttrIn{}), fusewire.InHeaderSize + 16},
+		{"SetAttrIn", unsafe.Sizeof(fuse.SetAttrIn{}), fusewire.InHeaderSize + 88},
+		{"StatxIn", unsafe.Sizeof(fuse.StatxIn{}), fusewire.InHeaderSize + 24},
+		{"AccessIn", unsafe.Sizeof(fuse.AccessIn{}), fusewire.InHeaderSize + 8},
+		{"GetXAttrIn", unsafe.Sizeof(fuse.GetXAttrIn{}), fusewire.InHeaderSize + 8},
+		{"MkdirIn", unsafe.Sizeof(fuse.MkdirIn{}), fusewire.InHeaderSize + 8},
+		{"LinkIn", unsafe.Sizeof(fuse.LinkIn{}), fusewire.InHeaderSize + 8},
+		{"RenameIn", unsafe.Sizeof(fuse.RenameIn{}), fusewire.InHeaderSize + 16},
+		{"FsyncIn", unsafe.Sizeof(fuse.FsyncIn{}), fusewire.InHeaderSize + 16},
+		{"FlushIn", unsafe.Sizeof(fuse.FlushIn{}), fusewire.InHeaderSize + 24},
+		{"OpenIn", unsafe.Sizeof(fuse.OpenIn{}), fusewire.InHeaderSize + 8},
+		{"ReleaseIn", unsafe.Sizeof(fuse.ReleaseIn{}), fusewire.InHeaderSize + 24},
+		{"LseekIn", unsafe.Sizeof(fuse.LseekIn{}), fusewire.InHeaderSize + 24},
+		{"CopyFileRangeIn", unsafe.Sizeof(fuse.CopyFileRangeIn{}), fusewire.InHeaderSize + 56},
+		{"FallocateIn", unsafe.Sizeof(fuse.FallocateIn{}), fusewire.InHeaderSize + 32},
+		{"IoctlIn", unsafe.Sizeof(fuse.IoctlIn{}), fusewire.InHeaderSize + 32},
+		{"InterruptIn", unsafe.Sizeof(fuse.InterruptIn{}), fusewire.InHeaderSize + 8},
+		{"NotifyRetrieveIn", unsafe.Sizeof(fuse.NotifyRetrieveIn{}), fusewire.InHeaderSize + 40},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s has %d bytes, want %d", tc.name, tc.got, tc.want)
@@ -78,11 +79,11 @@ func TestCompat(t *testing.T) {
 		sizes          map[uint32]int // request body without names
 		batch, rename2 bool
 	}{
-		{8, initOut22Size, 120, 96, map[uint32]int{opGetAttr: 0, opRead: 24, opWrite: 24, opMknod: 8, opCreate: 8, opSetXAttr: 8}, false, false},
-		{12, initOut22Size, 128, 104, map[uint32]int{opGetAttr: 16, opRead: 40, opWrite: 40, opMknod: 16, opCreate: 16, opSetXAttr: 8}, false, false},
-		{19, initOut22Size, 128, 104, map[uint32]int{opGetAttr: 16, opRead: 40, opWrite: 40, opMknod: 16, opCreate: 16, opSetXAttr: 8}, true, false},
-		{31, initOutSize, 128, 104, map[uint32]int{opGetAttr: 16, opRead: 40, opWrite: 40, opMknod: 16, opCreate: 16, opSetXAttr: 8}, true, true},
-		{45, initOutSize, 128, 104, map[uint32]int{opGetAttr: 16, opRead: 40, opWrite: 40, opMknod: 16, opCreate: 16, opSetXAttr: 16}, true, true},
+		{8, initOut22Size, 120, 96, map[uint32]int{fusewire.OpGetAttr: 0, fusewire.OpRead: 24, fusewire.OpWrite: 24, fusewire.OpMknod: 8, fusewire.OpCreate: 8, fusewire.OpSetXAttr: 8}, false, false},
+		{12, initOut22Size, 128, 104, map[uint32]int{fusewire.OpGetAttr: 16, fusewire.OpRead: 40, fusewire.OpWrite: 40, fusewire.OpMknod: 16, fusewire.OpCreate: 16, fusewire.OpSetXAttr: 8}, false, false},
+		{19, initOut22Size, 128, 104, map[uint32]int{fusewire.OpGetAttr: 16, fusewire.OpRead: 40, fusewire.OpWrite: 40, fusewire.OpMknod: 16, fusewire.OpCreate: 16, fusewire.OpSetXAttr: 8}, true, false},
+		{31, initOutSize, 128, 104, map[uint32]int{fusewire.OpGetAttr: 16, fusewire.OpRead: 40, fusewire.OpWrite: 40, fusewire.OpMknod: 16, fusewire.OpCreate: 16, fusewire.OpSetXAttr: 8}, true, true},
+		{45, initOutSize, 128, 104, map[uint32]int{fusewire.OpGetAttr: 16, fusewire.OpRead: 40, fusewire.OpWrite: 40, fusewire.OpMknod: 16, fusewire.OpCreate: 16, fusewire.OpSetXAttr: 16}, true, true},
 	} {
 		t.Run(fmt.Sprintf("7.%d", tc.minor), func(t *testing.T) {
 			forgotten := make(chan request, 10)
@@ -94,17 +95,17 @@ func TestCompat(t *testing.T) {
 				init: func(r request) []byte { return initReply(tc.minor, flags)[:tc.initOut] },
 				serve: func(s *script, r request) {
 					switch r.opcode {
-					case opGetAttr, opSetAttr:
+					case fusewire.OpGetAttr, fusewire.OpSetAttr:
 						s.ok(r, enc(goodAttr(unix.S_IFREG))[:tc.attr])
-					case opMknod, opLookup:
+					case fusewire.OpMknod, fusewire.OpLookup:
 						s.ok(r, enc(goodEntry(2, unix.S_IFREG))[:tc.entry])
-					case opCreate:
+					case fusewire.OpCreate:
 						s.ok(r, enc(goodEntry(2, unix.S_IFREG))[:tc.entry], enc(fuse.OpenOut{Fh: 9}))
-					case opRead:
+					case fusewire.OpRead:
 						s.ok(r, []byte("data"))
-					case opWrite:
+					case fusewire.OpWrite:
 						s.ok(r, enc(fuse.WriteOut{Size: 4}))
-					case opForget, opBatchForget:
+					case fusewire.OpForget, fusewire.OpBatchForget:
 						forgotten <- r
 					default:
 						s.ok(r)
@@ -141,21 +142,21 @@ func TestCompat(t *testing.T) {
 				t.Errorf("write: %d %v", n, st)
 			}
 			must(t, "setxattr", c.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: *node(2)}, "x", nil))
-			extra := map[uint32]int{opMknod: 2, opCreate: 2, opWrite: 4, opSetXAttr: 2}
+			extra := map[uint32]int{fusewire.OpMknod: 2, fusewire.OpCreate: 2, fusewire.OpWrite: 4, fusewire.OpSetXAttr: 2}
 			for op, size := range tc.sizes {
 				r := s.requests(op)[0]
 				if len(r.body) != size+extra[op] {
-					t.Errorf("%s has %d bytes, want %d", opNames[op], len(r.body)-extra[op], size)
+					t.Errorf("%s has %d bytes, want %d", fusewire.OpNames[op], len(r.body)-extra[op], size)
 				}
 			}
 			// Without DONT_MASK the umask is applied here.
-			if mode := *(*uint32)(unsafe.Pointer(&s.requests(opMknod)[0].body[0])); mode != unix.S_IFREG|0o644 {
+			if mode := *(*uint32)(unsafe.Pointer(&s.requests(fusewire.OpMknod)[0].body[0])); mode != unix.S_IFREG|0o644 {
 				t.Errorf("MKNOD with mode %o", mode)
 			}
 			// "Now" has no flag before 7.9.
 			set := fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: *node(2), Valid: fuse.FATTR_MTIME | fuse.FATTR_MTIME_NOW | fuse.FATTR_CTIME | fuse.FATTR_KILL_SUIDGID}}
 			must(t, "setattr", c.SetAttr(nil, &set, &a))
-			valid := *(*uint32)(unsafe.Pointer(&s.requests(opSetAttr)[0].body[0]))
+			valid := *(*uint32)(unsafe.Pointer(&s.requests(fusewire.OpSetAttr)[0].body[0]))
 			wantValid := uint32(fuse.FATTR_MTIME | fuse.FATTR_MTIME_NOW | fuse.FATTR_CTIME)
 			if tc.minor < 23 {
 				wantValid &^= fuse.FATTR_CTIME
@@ -177,10 +178,10 @@ func TestCompat(t *testing.T) {
 			for len(counts) < 2 {
 				r := <-forgotten
 				u64 := func(off int) uint64 { return *(*uint64)(unsafe.Pointer(&r.body[off])) }
-				if (r.opcode == opBatchForget) != tc.batch {
-					t.Errorf("forgot with %s", opNames[r.opcode])
+				if (r.opcode == fusewire.OpBatchForget) != tc.batch {
+					t.Errorf("forgot with %s", fusewire.OpNames[r.opcode])
 				}
-				if r.opcode == opForget {
+				if r.opcode == fusewire.OpForget {
 					counts[r.node] += u64(0)
 					continue
 				}
@@ -292,8 +293,8 @@ func TestHandshakeFails(t *testing.T) {
 					defer close(done)
 					buf := make([]byte, 4096)
 					n, _, _, _, _ := unix.Recvmsg(server, buf, nil, 0)
-					if n > inHeaderSize {
-						s.serve(s, request{opcode: opInit, unique: initUnique})
+					if n > fusewire.InHeaderSize {
+						s.serve(s, request{opcode: fusewire.OpInit, unique: initUnique})
 					}
 				}()
 				t.Cleanup(func() { unix.Shutdown(server, unix.SHUT_RDWR); <-done; unix.Close(server) })
@@ -390,7 +391,7 @@ func TestSerialised(t *testing.T) {
 		first := <-arrived
 		// GETATTR is not held up, and comes after whatever else had been sent.
 		go func() { _, st := getattr(c, 9); res <- st }()
-		if r := <-arrived; r.opcode != opGetAttr {
+		if r := <-arrived; r.opcode != fusewire.OpGetAttr {
 			t.Errorf("two %s at a time", op.name)
 		} else {
 			s.ok(r, enc(goodAttr(unix.S_IFREG)))

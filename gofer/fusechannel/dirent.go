@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // direntReader walks the payload of a READDIR or READDIRPLUS reply, following parse_dirfile and parse_dirplusfile of
@@ -27,14 +29,14 @@ type direntReader struct {
 
 // next advances to the next entry. ok is false at the end; bad is true when the payload is malformed there.
 func (r *direntReader) next() (ok, bad bool) {
-	head := direntSize
+	head := fusewire.DirentSize
 	if r.plus {
-		head += entryOutSize
+		head += fusewire.EntryOutSize
 	}
 	if len(r.buf) < head {
 		return false, false
 	}
-	d := r.buf[head-direntSize:]
+	d := r.buf[head-fusewire.DirentSize:]
 	namelen := binary.NativeEndian.Uint32(d[16:])
 	if namelen == 0 || namelen > nameMax {
 		return false, true
@@ -43,7 +45,7 @@ func (r *direntReader) next() (ok, bad bool) {
 	if size > len(r.buf) {
 		return false, false
 	}
-	r.name = d[direntSize : direntSize+int(namelen)]
+	r.name = d[fusewire.DirentSize : fusewire.DirentSize+int(namelen)]
 	if bytes.IndexByte(r.name, '/') >= 0 || bytes.IndexByte(r.name, 0) >= 0 {
 		return false, true
 	}
@@ -51,7 +53,7 @@ func (r *direntReader) next() (ok, bad bool) {
 	r.off = binary.NativeEndian.Uint64(d[8:])
 	r.mode = direntMode(binary.NativeEndian.Uint32(d[20:]))
 	if r.plus {
-		copy(bytesOf(&r.entry), r.buf[:entryOutSize])
+		copy(bytesOf(&r.entry), r.buf[:fusewire.EntryOutSize])
 	}
 	r.buf = r.buf[size:]
 	return true, false

@@ -6,6 +6,8 @@ package fusechannel
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 const eopnotsupp = fuse.Status(unix.EOPNOTSUPP)
@@ -21,24 +23,24 @@ const eopnotsupp = fuse.Status(unix.EOPNOTSUPP)
 // CREATE, LSEEK, OPEN, OPENDIR and STATX stand for ENOSYS here because their methods go on with something else then.
 // An operation that is not in the list is sent every time and its ENOSYS is the caller's.
 var enosysMeans = map[uint32]fuse.Status{
-	opFlush:         fuse.OK,
-	opFsync:         fuse.OK,
-	opFsyncDir:      fuse.OK,
-	opAccess:        fuse.OK,
-	opSetXAttr:      eopnotsupp,
-	opGetXAttr:      eopnotsupp,
-	opListXAttr:     eopnotsupp,
-	opRemoveXAttr:   eopnotsupp,
-	opFallocate:     eopnotsupp,
-	opCopyFileRange: eopnotsupp,
-	opTmpfile:       eopnotsupp,
-	opRename2:       fuse.EINVAL,
-	opIoctl:         fuse.Status(unix.ENOTTY),
-	opCreate:        fuse.ENOSYS,
-	opLseek:         fuse.ENOSYS,
-	opOpen:          fuse.ENOSYS,
-	opOpenDir:       fuse.ENOSYS,
-	opStatx:         fuse.ENOSYS,
+	fusewire.OpFlush:         fuse.OK,
+	fusewire.OpFsync:         fuse.OK,
+	fusewire.OpFsyncDir:      fuse.OK,
+	fusewire.OpAccess:        fuse.OK,
+	fusewire.OpSetXAttr:      eopnotsupp,
+	fusewire.OpGetXAttr:      eopnotsupp,
+	fusewire.OpListXAttr:     eopnotsupp,
+	fusewire.OpRemoveXAttr:   eopnotsupp,
+	fusewire.OpFallocate:     eopnotsupp,
+	fusewire.OpCopyFileRange: eopnotsupp,
+	fusewire.OpTmpfile:       eopnotsupp,
+	fusewire.OpRename2:       fuse.EINVAL,
+	fusewire.OpIoctl:         fuse.Status(unix.ENOTTY),
+	fusewire.OpCreate:        fuse.ENOSYS,
+	fusewire.OpLseek:         fuse.ENOSYS,
+	fusewire.OpOpen:          fuse.ENOSYS,
+	fusewire.OpOpenDir:       fuse.ENOSYS,
+	fusewire.OpStatx:         fuse.ENOSYS,
 }
 
 // missing reports whether the server is known not to have the operation.

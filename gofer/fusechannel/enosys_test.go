@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // TestENOSYS has a server that knows no operation: each is sent so many times in two calls, and means what Linux makes
@@ -20,51 +22,51 @@ func TestENOSYS(t *testing.T) {
 		want   fuse.Status
 		sent   int
 	}{
-		{opFlush, func(c *Channel) fuse.Status { return c.Flush(nil, &fuse.FlushIn{InHeader: *node(2)}) }, fuse.OK, 1},
-		{opFsync, func(c *Channel) fuse.Status { return c.Fsync(nil, &fuse.FsyncIn{InHeader: *node(2)}) }, fuse.OK, 1},
-		{opFsyncDir, func(c *Channel) fuse.Status { return c.FsyncDir(nil, &fuse.FsyncIn{InHeader: *node(2)}) }, fuse.OK, 1},
-		{opAccess, func(c *Channel) fuse.Status { return c.Access(nil, &fuse.AccessIn{InHeader: *node(2)}) }, fuse.OK, 1},
-		{opGetXAttr, func(c *Channel) fuse.Status { _, st := c.GetXAttr(nil, node(2), "user.a", nil); return st }, eopnotsupp, 1},
-		{opListXAttr, func(c *Channel) fuse.Status { _, st := c.ListXAttr(nil, node(2), nil); return st }, eopnotsupp, 1},
-		{opSetXAttr, func(c *Channel) fuse.Status {
+		{fusewire.OpFlush, func(c *Channel) fuse.Status { return c.Flush(nil, &fuse.FlushIn{InHeader: *node(2)}) }, fuse.OK, 1},
+		{fusewire.OpFsync, func(c *Channel) fuse.Status { return c.Fsync(nil, &fuse.FsyncIn{InHeader: *node(2)}) }, fuse.OK, 1},
+		{fusewire.OpFsyncDir, func(c *Channel) fuse.Status { return c.FsyncDir(nil, &fuse.FsyncIn{InHeader: *node(2)}) }, fuse.OK, 1},
+		{fusewire.OpAccess, func(c *Channel) fuse.Status { return c.Access(nil, &fuse.AccessIn{InHeader: *node(2)}) }, fuse.OK, 1},
+		{fusewire.OpGetXAttr, func(c *Channel) fuse.Status { _, st := c.GetXAttr(nil, node(2), "user.a", nil); return st }, eopnotsupp, 1},
+		{fusewire.OpListXAttr, func(c *Channel) fuse.Status { _, st := c.ListXAttr(nil, node(2), nil); return st }, eopnotsupp, 1},
+		{fusewire.OpSetXAttr, func(c *Channel) fuse.Status {
 			return c.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: *node(2)}, "user.a", nil)
 		}, eopnotsupp, 1},
-		{opRemoveXAttr, func(c *Channel) fuse.Status { return c.RemoveXAttr(nil, node(2), "user.a") }, eopnotsupp, 1},
-		{opFallocate, func(c *Channel) fuse.Status { return c.Fallocate(nil, &fuse.FallocateIn{InHeader: *node(2)}) }, eopnotsupp, 1},
-		{opCopyFileRange, func(c *Channel) fuse.Status {
+		{fusewire.OpRemoveXAttr, func(c *Channel) fuse.Status { return c.RemoveXAttr(nil, node(2), "user.a") }, eopnotsupp, 1},
+		{fusewire.OpFallocate, func(c *Channel) fuse.Status { return c.Fallocate(nil, &fuse.FallocateIn{InHeader: *node(2)}) }, eopnotsupp, 1},
+		{fusewire.OpCopyFileRange, func(c *Channel) fuse.Status {
 			_, st := c.CopyFileRange(nil, &fuse.CopyFileRangeIn{InHeader: *node(2), Len: 1})
 			return st
 		}, eopnotsupp, 1},
-		{opTmpfile, func(c *Channel) fuse.Status {
+		{fusewire.OpTmpfile, func(c *Channel) fuse.Status {
 			return c.Tmpfile(nil, &fuse.CreateIn{InHeader: *root()}, &fuse.CreateOut{})
 		}, eopnotsupp, 1},
-		{opRename2, func(c *Channel) fuse.Status {
+		{fusewire.OpRename2, func(c *Channel) fuse.Status {
 			return c.Rename(nil, &fuse.RenameIn{InHeader: *root(), Newdir: 1, Flags: unix.RENAME_NOREPLACE}, "a", "b")
 		}, fuse.EINVAL, 1},
-		{opIoctl, func(c *Channel) fuse.Status {
+		{fusewire.OpIoctl, func(c *Channel) fuse.Status {
 			return c.Ioctl(nil, &fuse.IoctlIn{InHeader: *node(2)}, nil, &fuse.IoctlOut{}, nil)
 		}, enotty, 1},
 		// Not remembered: whether the server has them can depend on the node.
-		{opRename, func(c *Channel) fuse.Status {
+		{fusewire.OpRename, func(c *Channel) fuse.Status {
 			return c.Rename(nil, &fuse.RenameIn{InHeader: *root(), Newdir: 1}, "a", "b")
 		}, fuse.ENOSYS, 2},
-		{opMkdir, func(c *Channel) fuse.Status {
+		{fusewire.OpMkdir, func(c *Channel) fuse.Status {
 			return c.Mkdir(nil, &fuse.MkdirIn{InHeader: *root()}, "a", &fuse.EntryOut{})
 		}, fuse.ENOSYS, 2},
-		{opReadlink, func(c *Channel) fuse.Status { _, st := c.Readlink(nil, node(2)); return st }, fuse.ENOSYS, 2},
-		{opStatfs, func(c *Channel) fuse.Status { return c.StatFs(nil, root(), &fuse.StatfsOut{}) }, fuse.ENOSYS, 2},
-		{opWrite, func(c *Channel) fuse.Status {
+		{fusewire.OpReadlink, func(c *Channel) fuse.Status { _, st := c.Readlink(nil, node(2)); return st }, fuse.ENOSYS, 2},
+		{fusewire.OpStatfs, func(c *Channel) fuse.Status { return c.StatFs(nil, root(), &fuse.StatfsOut{}) }, fuse.ENOSYS, 2},
+		{fusewire.OpWrite, func(c *Channel) fuse.Status {
 			_, st := c.Write(nil, &fuse.WriteIn{InHeader: *node(2)}, []byte("x"))
 			return st
 		}, fuse.ENOSYS, 2},
 		// Never offered, so never sent.
-		{opGetLk, func(c *Channel) fuse.Status { return c.GetLk(nil, &fuse.LkIn{InHeader: *node(2)}, &fuse.LkOut{}) }, fuse.ENOSYS, 0},
-		{opSetLk, func(c *Channel) fuse.Status { return c.SetLk(nil, &fuse.LkIn{InHeader: *node(2)}) }, fuse.ENOSYS, 0},
-		{opSetLkw, func(c *Channel) fuse.Status {
+		{fusewire.OpGetLk, func(c *Channel) fuse.Status { return c.GetLk(nil, &fuse.LkIn{InHeader: *node(2)}, &fuse.LkOut{}) }, fuse.ENOSYS, 0},
+		{fusewire.OpSetLk, func(c *Channel) fuse.Status { return c.SetLk(nil, &fuse.LkIn{InHeader: *node(2)}) }, fuse.ENOSYS, 0},
+		{fusewire.OpSetLkw, func(c *Channel) fuse.Status {
 			return c.SetLkw(nil, &fuse.LkIn{InHeader: *node(2), LkFlags: fuse.LK_FLOCK})
 		}, fuse.ENOSYS, 0},
 	} {
-		t.Run(opNames[tc.opcode], func(t *testing.T) {
+		t.Run(fusewire.OpNames[tc.opcode], func(t *testing.T) {
 			s := &script{serve: func(s *script, r request) { s.fail(r, unix.ENOSYS) }}
 			c := s.open(t, Options{})
 			for range 2 {
@@ -89,13 +91,13 @@ func lacking(missing ...uint32) *script {
 			}
 		}
 		switch r.opcode {
-		case opGetAttr, opSetAttr:
+		case fusewire.OpGetAttr, fusewire.OpSetAttr:
 			s.ok(r, enc(goodAttr(unix.S_IFREG|0o644)))
-		case opLookup, opMknod:
+		case fusewire.OpLookup, fusewire.OpMknod:
 			s.ok(r, enc(goodEntry(2, unix.S_IFREG|0o644)))
-		case opOpen, opOpenDir:
+		case fusewire.OpOpen, fusewire.OpOpenDir:
 			s.ok(r, enc(fuse.OpenOut{Fh: 9, OpenFlags: fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_DIRECT_IO, BackingID: 3}))
-		case opForget, opBatchForget:
+		case fusewire.OpForget, fusewire.OpBatchForget:
 		default:
 			s.ok(r)
 		}
@@ -103,7 +105,7 @@ func lacking(missing ...uint32) *script {
 }
 
 func TestNoOpen(t *testing.T) {
-	s := lacking(opOpen, opOpenDir)
+	s := lacking(fusewire.OpOpen, fusewire.OpOpenDir)
 	c := s.open(t, Options{})
 	for range 2 {
 		out := fuse.OpenOut{Fh: 5}
@@ -121,9 +123,9 @@ func TestNoOpen(t *testing.T) {
 	}
 	// Without OPEN nobody else can truncate.
 	must(t, "open O_TRUNC", c.Open(nil, &fuse.OpenIn{InHeader: *node(2), Flags: unix.O_WRONLY | unix.O_TRUNC}, &fuse.OpenOut{}))
-	for op, n := range map[uint32]int{opOpen: 1, opOpenDir: 1, opRelease: 0, opReleaseDir: 0, opFlush: 2, opSetAttr: 1} {
+	for op, n := range map[uint32]int{fusewire.OpOpen: 1, fusewire.OpOpenDir: 1, fusewire.OpRelease: 0, fusewire.OpReleaseDir: 0, fusewire.OpFlush: 2, fusewire.OpSetAttr: 1} {
 		if got := len(s.requests(op)); got != n {
-			t.Errorf("%d %s, want %d", got, opNames[op], n)
+			t.Errorf("%d %s, want %d", got, fusewire.OpNames[op], n)
 		}
 	}
 }
@@ -141,16 +143,16 @@ func TestOpenFlags(t *testing.T) {
 		t.Errorf("opendir: %+v", out)
 	}
 	in := enc([2]uint32{unix.O_RDWR | unix.O_TRUNC | unix.O_APPEND, 0})
-	if got := s.requests(opOpen)[0].body; string(got) != string(in) {
+	if got := s.requests(fusewire.OpOpen)[0].body; string(got) != string(in) {
 		t.Errorf("OPEN has %x, want %x", got, in)
 	}
-	if len(s.requests(opSetAttr)) != 0 {
+	if len(s.requests(fusewire.OpSetAttr)) != 0 {
 		t.Error("SETATTR although the server has ATOMIC_O_TRUNC")
 	}
 }
 
 func TestNoCreate(t *testing.T) {
-	s := lacking(opCreate)
+	s := lacking(fusewire.OpCreate)
 	c := s.open(t, Options{})
 	for range 2 {
 		var out fuse.CreateOut
@@ -161,21 +163,21 @@ func TestNoCreate(t *testing.T) {
 			t.Errorf("create: %+v", out)
 		}
 	}
-	for op, n := range map[uint32]int{opCreate: 1, opMknod: 2, opOpen: 2} {
+	for op, n := range map[uint32]int{fusewire.OpCreate: 1, fusewire.OpMknod: 2, fusewire.OpOpen: 2} {
 		rs := s.requests(op)
 		if len(rs) != n {
-			t.Fatalf("%d %s, want %d", len(rs), opNames[op], n)
+			t.Fatalf("%d %s, want %d", len(rs), fusewire.OpNames[op], n)
 		}
 		for _, r := range rs {
 			if r.uid != 5 || r.gid != 6 {
-				t.Errorf("%s for %d:%d", opNames[op], r.uid, r.gid)
+				t.Errorf("%s for %d:%d", fusewire.OpNames[op], r.uid, r.gid)
 			}
 		}
 	}
-	if r := s.requests(opOpen)[0]; r.node != 2 || string(r.body[:4]) != string(enc(uint32(unix.O_RDWR))) {
+	if r := s.requests(fusewire.OpOpen)[0]; r.node != 2 || string(r.body[:4]) != string(enc(uint32(unix.O_RDWR))) {
 		t.Errorf("OPEN of node %d with flags %x", r.node, r.body[:4])
 	}
-	if r := s.requests(opMknod)[0]; string(r.body) != string(enc([4]uint32{unix.S_IFREG | 0o644}))+"f\x00" {
+	if r := s.requests(fusewire.OpMknod)[0]; string(r.body) != string(enc([4]uint32{unix.S_IFREG | 0o644}))+"f\x00" {
 		t.Errorf("MKNOD has %q", r.body)
 	}
 }
@@ -184,11 +186,11 @@ func TestNoCreateOpenFails(t *testing.T) {
 	forgotten := make(chan request, 1)
 	c := serveWith(t, func(s *script, r request) {
 		switch r.opcode {
-		case opCreate:
+		case fusewire.OpCreate:
 			s.fail(r, unix.ENOSYS)
-		case opMknod:
+		case fusewire.OpMknod:
 			s.ok(r, enc(goodEntry(44, unix.S_IFREG)))
-		case opForget:
+		case fusewire.OpForget:
 			forgotten <- r
 		default:
 			s.fail(r, unix.EACCES)
@@ -201,7 +203,7 @@ func TestNoCreateOpenFails(t *testing.T) {
 }
 
 func TestNoLseek(t *testing.T) {
-	s := lacking(opLseek)
+	s := lacking(fusewire.OpLseek)
 	c := s.open(t, Options{})
 	for _, tc := range []struct {
 		whence   uint32
@@ -221,13 +223,13 @@ func TestNoLseek(t *testing.T) {
 			t.Errorf("lseek %d whence %d: %v %d, want %v %d", tc.off, tc.whence, st, out.Offset, tc.st, tc.pos)
 		}
 	}
-	if n := len(s.requests(opLseek)); n != 1 {
+	if n := len(s.requests(fusewire.OpLseek)); n != 1 {
 		t.Errorf("%d LSEEK, want 1", n)
 	}
 }
 
 func TestNoStatx(t *testing.T) {
-	s := lacking(opStatx)
+	s := lacking(fusewire.OpStatx)
 	c := s.open(t, Options{})
 	for range 2 {
 		var out fuse.StatxOut
@@ -236,7 +238,7 @@ func TestNoStatx(t *testing.T) {
 			t.Errorf("statx: %+v", out)
 		}
 	}
-	if n := len(s.requests(opStatx)); n != 1 {
+	if n := len(s.requests(fusewire.OpStatx)); n != 1 {
 		t.Errorf("%d STATX, want 1", n)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"fsva/gofer/fusewire"
 )
 
 const (
@@ -247,23 +249,23 @@ func (c *Channel) sendForgets() {
 func (c *Channel) forgetNow(ca *call, batch []forgetOne) {
 	c.stats.forgets.Add(uint64(len(batch)))
 	ca.unique = c.freshUnique()
-	if len(batch) > 1 && c.proto.minor >= 16 && !c.enosys[opBatchForget].Load() {
+	if len(batch) > 1 && c.proto.minor >= 16 && !c.enosys[fusewire.OpBatchForget].Load() {
 		c.forgets.sent(ca.unique, batch)
-		ca.header(opBatchForget, &fuse.InHeader{})
+		ca.header(fusewire.OpBatchForget, &fuse.InHeader{})
 		head := struct{ count, dummy uint32 }{count: uint32(len(batch))}
 		ca.in = append(ca.in, bytesOf(&head)...)
 		for i := range batch {
 			ca.in = append(ca.in, bytesOf(&batch[i])...)
 		}
-		c.stats.ops[opBatchForget].Add(1)
+		c.stats.ops[fusewire.OpBatchForget].Add(1)
 		ca.seal()
 		sendmsg(c.fd, &ca.msg, ca.iov, 0)
 		return
 	}
 	for i := range batch {
-		ca.header(opForget, &fuse.InHeader{NodeId: batch[i].nodeID})
+		ca.header(fusewire.OpForget, &fuse.InHeader{NodeId: batch[i].nodeID})
 		ca.in = append(ca.in, bytesOf(&batch[i].nlookup)...)
-		c.stats.ops[opForget].Add(1)
+		c.stats.ops[fusewire.OpForget].Add(1)
 		ca.seal()
 		sendmsg(c.fd, &ca.msg, ca.iov, 0)
 		ca.unique = c.freshUnique()

@@ -13,12 +13,14 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // TestDestroyOrder: what was forgotten and released reaches the server before DESTROY, whose answer is waited for.
 func TestDestroyOrder(t *testing.T) {
 	s := &script{serve: func(s *script, r request) {
-		if r.opcode != opForget && r.opcode != opBatchForget {
+		if r.opcode != fusewire.OpForget && r.opcode != fusewire.OpBatchForget {
 			s.ok(r)
 		}
 	}}
@@ -43,16 +45,16 @@ func TestDestroyOrder(t *testing.T) {
 	seen := s.seen
 	s.mu.Unlock()
 	last := seen[len(seen)-1]
-	if last.opcode != opDestroy {
-		t.Errorf("last request is %s", opNames[last.opcode])
+	if last.opcode != fusewire.OpDestroy {
+		t.Errorf("last request is %s", fusewire.OpNames[last.opcode])
 	}
 	counts := make(map[uint64]uint64)
 	for _, r := range seen {
 		switch r.opcode {
-		case opForget:
+		case fusewire.OpForget:
 			counts[r.node] += binary.NativeEndian.Uint64(r.body)
-		case opBatchForget:
-			if len(r.body) > 4096-inHeaderSize {
+		case fusewire.OpBatchForget:
+			if len(r.body) > 4096-fusewire.InHeaderSize {
 				t.Errorf("BATCH_FORGET of %d bytes", r.length)
 			}
 			for b := r.body[8:]; len(b) > 0; b = b[16:] {
@@ -65,8 +67,8 @@ func TestDestroyOrder(t *testing.T) {
 			t.Fatalf("node %d forgotten %d times", id+2, counts[id+2])
 		}
 	}
-	if len(counts) != nodes || len(s.requests(opRelease)) != 1 || len(s.requests(opReleaseDir)) != 1 {
-		t.Errorf("%d nodes, %d RELEASE, %d RELEASEDIR", len(counts), len(s.requests(opRelease)), len(s.requests(opReleaseDir)))
+	if len(counts) != nodes || len(s.requests(fusewire.OpRelease)) != 1 || len(s.requests(fusewire.OpReleaseDir)) != 1 {
+		t.Errorf("%d nodes, %d RELEASE, %d RELEASEDIR", len(counts), len(s.requests(fusewire.OpRelease)), len(s.requests(fusewire.OpReleaseDir)))
 	}
 }
 
@@ -126,9 +128,9 @@ func TestRmdirAfterRelease(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch r.opcode {
-		case opRelease:
+		case fusewire.OpRelease:
 			release = r // answered after the first RMDIR
-		case opRmdir:
+		case fusewire.OpRmdir:
 			if rmdirs++; rmdirs == 2 {
 				s.ok(r)
 				return

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 func FuzzReplyHeader(f *testing.F) {
@@ -192,7 +194,7 @@ func FuzzServer(f *testing.F) {
 			return
 		}
 		c := serveWith(t, func(s *script, r request) {
-			if r.opcode != opForget && r.opcode != opBatchForget {
+			if r.opcode != fusewire.OpForget && r.opcode != fusewire.OpBatchForget {
 				s.raw(stray)
 				s.ok(r, payload)
 			}

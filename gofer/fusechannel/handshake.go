@@ -13,6 +13,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // initUnique is the unique id of INIT. No other request has it: see beginLocked.
@@ -38,7 +40,7 @@ func (c *Channel) handshake(ctx context.Context) error {
 		return fmt.Errorf("FUSE channel: %w", err)
 	}
 	// Room for the largest reply, and for a STORE notification of the same size.
-	c.rbuf = make([]byte, outHeaderSize+max(limit, xattrValueMax)+pageSize)
+	c.rbuf = make([]byte, fusewire.OutHeaderSize+max(limit, xattrValueMax)+pageSize)
 	c.riov[0] = iovec(c.rbuf)
 
 	offered := offeredCaps(c.opts)
@@ -62,7 +64,7 @@ func (c *Channel) handshake(ctx context.Context) error {
 func (c *Channel) sendInit(offered uint64, limit int) error {
 	ca := newCall(0)
 	ca.unique = initUnique
-	ca.header(opInit, &fuse.InHeader{})
+	ca.header(fusewire.OpInit, &fuse.InHeader{})
 	in := fuse.InitIn{
 		Major:        protoMajor,
 		Minor:        protoMinorMax,
@@ -78,7 +80,7 @@ func (c *Channel) sendInit(offered uint64, limit int) error {
 		}
 		return os.NewSyscallError("sendmsg", e)
 	}
-	c.stats.ops[opInit].Add(1)
+	c.stats.ops[fusewire.OpInit].Add(1)
 	return nil
 }
 
@@ -144,11 +146,11 @@ func (c *Channel) awaitInit(ctx context.Context) ([]byte, error) {
 // parseReply splits a message from the server. ok is false when it cannot be a FUSE message; if it has a header, that
 // is given nevertheless.
 func parseReply(msg []byte, truncated bool) (h fuse.OutHeader, payload []byte, ok bool) {
-	if len(msg) < outHeaderSize {
+	if len(msg) < fusewire.OutHeaderSize {
 		return h, nil, false
 	}
 	h.Length = binary.NativeEndian.Uint32(msg)
 	h.Status = int32(binary.NativeEndian.Uint32(msg[4:]))
 	h.Unique = binary.NativeEndian.Uint64(msg[8:])
-	return h, msg[outHeaderSize:], !truncated && uint64(h.Length) == uint64(len(msg))
+	return h, msg[fusewire.OutHeaderSize:], !truncated && uint64(h.Length) == uint64(len(msg))
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // TestHostileReplies has a server answer one request wrongly: the request must fail with EIO and be counted, and the
@@ -122,8 +124,8 @@ func TestHostileReplies(t *testing.T) {
 			bad := true
 			c := serveWith(t, func(s *script, r request) {
 				switch r.opcode {
-				case opForget, opBatchForget:
-				case opRelease:
+				case fusewire.OpForget, fusewire.OpBatchForget:
+				case fusewire.OpRelease:
 					s.ok(r)
 				default:
 					if bad {
@@ -261,7 +263,7 @@ func TestTimesAreClamped(t *testing.T) {
 	e.AttrValid, e.AttrValidNsec = 1, 2e9
 	e.Mtimensec = math.MaxUint32
 	c := serveWith(t, func(s *script, r request) {
-		if r.opcode == opLookup {
+		if r.opcode == fusewire.OpLookup {
 			s.ok(r, enc(e))
 		}
 	})
@@ -296,14 +298,14 @@ func TestReadDirPlusCounts(t *testing.T) {
 		dirent(e(12, 0), 12, 5, 8, "badattr"),       // shown without entry, given back
 		dirent(e(1, unix.S_IFDIR), 13, 6, 4, "root"),
 		dirent(&fuse.EntryOut{}, 14, 7, 15, "unknown"),
-		dirent(e(15, unix.S_IFDIR), 15, 8, 4, "cut")[:entryOutSize+20],
+		dirent(e(15, unix.S_IFDIR), 15, 8, 4, "cut")[:fusewire.EntryOutSize+20],
 	}, nil)
 	forgotten := make(chan request, 10)
 	s := &script{serve: func(s *script, r request) {
 		switch r.opcode {
-		case opReadDirPlus:
+		case fusewire.OpReadDirPlus:
 			s.ok(r, payload)
-		case opBatchForget, opForget:
+		case fusewire.OpBatchForget, fusewire.OpForget:
 			forgotten <- r
 		}
 	}}
@@ -331,8 +333,8 @@ func TestReadDirPlusCounts(t *testing.T) {
 		}
 	}
 	r := <-forgotten
-	if r.opcode != opBatchForget || len(r.body) != 8+2*16 {
-		t.Fatalf("forgot with %s, %d bytes", opNames[r.opcode], len(r.body))
+	if r.opcode != fusewire.OpBatchForget || len(r.body) != 8+2*16 {
+		t.Fatalf("forgot with %s, %d bytes", fusewire.OpNames[r.opcode], len(r.body))
 	}
 	ids := map[byte]bool{r.body[8]: true, r.body[24]: true}
 	if !ids[11] || !ids[12] {
@@ -350,7 +352,7 @@ func TestServerDies(t *testing.T) {
 				case "sends an empty message":
 					s.raw(nil)
 				default:
-					if r.opcode == opMkdir {
+					if r.opcode == fusewire.OpMkdir {
 						unix.Shutdown(s.fd, unix.SHUT_RDWR)
 					}
 				}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // Pauses between INTERRUPTs for one request that the server answered with EAGAIN.
@@ -67,11 +69,11 @@ func (c *Channel) interrupt(unique uint64) {
 		return
 	}
 	ca := &call{unique: unique | interruptBit}
-	ca.header(opInterrupt, &fuse.InHeader{})
+	ca.header(fusewire.OpInterrupt, &fuse.InHeader{})
 	in := fuse.InterruptIn{Unique: unique}
 	ca.body(bytesOf(&in), 8)
 	ca.seal()
-	c.stats.ops[opInterrupt].Add(1)
+	c.stats.ops[fusewire.OpInterrupt].Add(1)
 	if e := sendmsg(c.fd, &ca.msg, ca.iov, unix.MSG_DONTWAIT); e == unix.EAGAIN {
 		c.mu.Lock()
 		if t := c.lookupLocked(unique); t != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 func cancellableGet(c *Channel, cancel chan struct{}) <-chan fuse.Status {
@@ -26,7 +28,7 @@ func TestInterrupt(t *testing.T) {
 	var victim request
 	s := &script{serve: func(s *script, r request) {
 		switch r.opcode {
-		case opInterrupt:
+		case fusewire.OpInterrupt:
 			if id := binary.NativeEndian.Uint64(r.body); id != victim.unique || r.unique != id|1 {
 				t.Errorf("INTERRUPT %d of request %d, want %d", r.unique, id, victim.unique)
 			}
@@ -48,7 +50,7 @@ func TestInterrupt(t *testing.T) {
 	if st := <-cancellableGet(c, cancel); st != fuse.EINTR {
 		t.Errorf("%v, want EINTR", st)
 	}
-	if n := len(s.requests(opGetAttr)); n != 1 {
+	if n := len(s.requests(fusewire.OpGetAttr)); n != 1 {
 		t.Errorf("%d GETATTR", n)
 	}
 }
@@ -58,7 +60,7 @@ func TestInterruptTooLate(t *testing.T) {
 	arrived := make(chan struct{})
 	var victim request
 	c := serveWith(t, func(s *script, r request) {
-		if r.opcode != opInterrupt {
+		if r.opcode != fusewire.OpInterrupt {
 			victim = r
 			arrived <- struct{}{}
 			return
@@ -83,7 +85,7 @@ func TestInterruptAgain(t *testing.T) {
 	var victim request
 	interrupts := 0
 	s := &script{serve: func(s *script, r request) {
-		if r.opcode != opInterrupt {
+		if r.opcode != fusewire.OpInterrupt {
 			victim = r
 			arrived <- struct{}{}
 			return
@@ -102,7 +104,7 @@ func TestInterruptAgain(t *testing.T) {
 	if st := <-res; st != fuse.EINTR {
 		t.Errorf("%v, want EINTR", st)
 	}
-	if n := len(s.requests(opInterrupt)); n != 4 {
+	if n := len(s.requests(fusewire.OpInterrupt)); n != 4 {
 		t.Errorf("%d INTERRUPTs, want 4", n)
 	}
 }
@@ -111,7 +113,7 @@ func TestNoInterrupt(t *testing.T) {
 	arrived := make(chan request)
 	refused := make(chan struct{}, 10)
 	s := &script{serve: func(s *script, r request) {
-		if r.opcode == opInterrupt {
+		if r.opcode == fusewire.OpInterrupt {
 			s.raw(message(r.unique, -int32(unix.ENOSYS)))
 			refused <- struct{}{}
 			return
@@ -135,7 +137,7 @@ func TestNoInterrupt(t *testing.T) {
 		s.ok(victim, enc(goodAttr(unix.S_IFREG)))
 		must(t, "interrupted request", <-res)
 	}
-	if n := len(s.requests(opInterrupt)); n != 1 {
+	if n := len(s.requests(fusewire.OpInterrupt)); n != 1 {
 		t.Errorf("%d INTERRUPTs, want 1", n)
 	}
 }

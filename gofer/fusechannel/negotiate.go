@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"fsva/gofer/fusewire"
 )
 
 // baseCaps are the INIT flags that are always offered. Each is honoured here or by whoever sits above the channel, or
@@ -126,7 +128,7 @@ func offeredReadAhead(limit int) int {
 //
 // unix(7) refuses a message longer than the send buffer less 32 bytes with EMSGSIZE.
 func messageLimit(sndbuf, want int) (int, error) {
-	const overhead = 32 + inHeaderSize + rwInSize
+	const overhead = 32 + fusewire.InHeaderSize + rwInSize
 	n := min(sndbuf-overhead, want) / pageSize * pageSize
 	if n < pageSize {
 		return 0, fmt.Errorf("the socket's send buffer of %d bytes is too small for a FUSE request", sndbuf)
@@ -142,7 +144,7 @@ func (p *protocol) entryOut() int {
 	if p.minor < 9 {
 		return entryOut8Size
 	}
-	return entryOutSize
+	return fusewire.EntryOutSize
 }
 
 func (p *protocol) attrOut() int {

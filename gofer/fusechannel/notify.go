@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // Codes of notifications, as they come in the header's error field.
@@ -220,12 +222,12 @@ func (c *Channel) answerRetrieve(ca *call, to Notifier, n notification) {
 		c.stats.refused.Add(1)
 	}
 	ca.unique = n.unique
-	ca.header(opNotifyReply, &fuse.InHeader{NodeId: n.node})
+	ca.header(fusewire.OpNotifyReply, &fuse.InHeader{NodeId: n.node})
 	in := fuse.NotifyRetrieveIn{Offset: uint64(n.off), Size: uint32(len(data))}
 	ca.body(bytesOf(&in), 40)
 	ca.data(data)
 	ca.seal()
-	c.stats.ops[opNotifyReply].Add(1)
+	c.stats.ops[fusewire.OpNotifyReply].Add(1)
 	if e := sendmsg(c.fd, &ca.msg, ca.iov, 0); e != 0 && e != unix.EPIPE && e != unix.ECONNRESET {
 		c.log.warn("NOTIFY_REPLY not sent", func() string { return e.Error() })
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // recorder is a Notifier that writes down what it is told.
@@ -51,7 +53,7 @@ func (r *recorder) Prune(ids []uint64) { r.lines <- fmt.Sprintf("prune %d", ids)
 func TestNotifications(t *testing.T) {
 	replies := make(chan request, 4)
 	s := &script{serve: func(s *script, r request) {
-		if r.opcode == opNotifyReply {
+		if r.opcode == fusewire.OpNotifyReply {
 			replies <- r
 		}
 	}}
@@ -81,7 +83,7 @@ func TestNotifications(t *testing.T) {
 		n      int
 	}{{42, fuse.NotifyRetrieveIn{Offset: 10, Size: 20}, 20}, {43, fuse.NotifyRetrieveIn{}, 0}} {
 		r := <-replies
-		if r.unique != w.unique || !bytes.Equal(r.body, append(bytesOf(&w.in)[inHeaderSize:], bytes.Repeat([]byte("d"), w.n)...)) {
+		if r.unique != w.unique || !bytes.Equal(r.body, append(bytesOf(&w.in)[fusewire.InHeaderSize:], bytes.Repeat([]byte("d"), w.n)...)) {
 			t.Errorf("NOTIFY_REPLY %d with %x", r.unique, r.body)
 		}
 	}
@@ -97,8 +99,8 @@ func TestRetrieveWithoutNotifier(t *testing.T) {
 	s.open(t, Options{})
 	s.notify(noteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2}))
 	s.notify(noteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 42, Nodeid: 2, Size: 20}))
-	if r := <-replies; r.opcode != opNotifyReply || r.unique != 42 || len(r.body) != 40 {
-		t.Errorf("%s %d with %d bytes", opNames[r.opcode], r.unique, len(r.body))
+	if r := <-replies; r.opcode != fusewire.OpNotifyReply || r.unique != 42 || len(r.body) != 40 {
+		t.Errorf("%s %d with %d bytes", fusewire.OpNames[r.opcode], r.unique, len(r.body))
 	}
 }
 

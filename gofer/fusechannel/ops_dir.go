@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // maxDirRead bounds one READDIR: servers allocate what is asked for.
@@ -59,7 +61,7 @@ func (c *Channel) Mknod(cancel <-chan struct{}, input *fuse.MknodIn, name string
 		in.Mode |= unix.S_IFREG // as mknod(2)
 	}
 	in.Mode = c.masked(in.Mode, in.Umask)
-	return c.newEntry(cancel, opMknod, &in.InHeader, bytesOf(&in), c.proto.mknodIn(), name, "", in.Mode&unix.S_IFMT, out)
+	return c.newEntry(cancel, fusewire.OpMknod, &in.InHeader, bytesOf(&in), c.proto.mknodIn(), name, "", in.Mode&unix.S_IFMT, out)
 }
 
 // Mkdir implements fuse.RawFileSystem.
@@ -69,7 +71,7 @@ func (c *Channel) Mkdir(cancel <-chan struct{}, input *fuse.MkdirIn, name string
 	if c.proto.minor < 12 {
 		in.Umask = 0 // was padding
 	}
-	return c.newEntry(cancel, opMkdir, &in.InHeader, bytesOf(&in), 8, name, "", unix.S_IFDIR, out)
+	return c.newEntry(cancel, fusewire.OpMkdir, &in.InHeader, bytesOf(&in), 8, name, "", unix.S_IFDIR, out)
 }
 
 // Symlink implements fuse.RawFileSystem.
@@ -77,17 +79,17 @@ func (c *Channel) Symlink(cancel <-chan struct{}, header *fuse.InHeader, pointed
 	if st := checkTarget(pointedTo); st != fuse.OK {
 		return st
 	}
-	return c.newEntry(cancel, opSymlink, header, nil, 0, linkName, pointedTo, unix.S_IFLNK, out)
+	return c.newEntry(cancel, fusewire.OpSymlink, header, nil, 0, linkName, pointedTo, unix.S_IFLNK, out)
 }
 
 // Link implements fuse.RawFileSystem. Whether the entry has the old file's type is for the caller to check.
 func (c *Channel) Link(cancel <-chan struct{}, input *fuse.LinkIn, filename string, out *fuse.EntryOut) fuse.Status {
-	return c.newEntry(cancel, opLink, &input.InHeader, bytesOf(input), 8, filename, "", 0, out)
+	return c.newEntry(cancel, fusewire.OpLink, &input.InHeader, bytesOf(input), 8, filename, "", 0, out)
 }
 
 // Unlink implements fuse.RawFileSystem.
 func (c *Channel) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
-	return c.removeName(cancel, opUnlink, header, name)
+	return c.removeName(cancel, fusewire.OpUnlink, header, name)
 }
 
 // Rmdir implements fuse.RawFileSystem.
@@ -97,10 +99,10 @@ func (c *Channel) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name str
 // a directory that is not empty while there are RELEASEs under way is tried once more when they are done.
 func (c *Channel) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
 	releasing := c.forgets.releasing()
-	st := c.removeName(cancel, opRmdir, header, name)
+	st := c.removeName(cancel, fusewire.OpRmdir, header, name)
 	if releasing && st == fuse.Status(unix.ENOTEMPTY) {
 		c.forgets.awaitReleases()
-		st = c.removeName(cancel, opRmdir, header, name)
+		st = c.removeName(cancel, fusewire.OpRmdir, header, name)
 	}
 	return st
 }
@@ -127,15 +129,15 @@ func (c *Channel) Rename(cancel <-chan struct{}, input *fuse.RenameIn, oldName s
 	if st := checkName(newName); st != fuse.OK {
 		return st
 	}
-	opcode, size := uint32(opRename), 8
+	opcode, size := uint32(fusewire.OpRename), 8
 	if input.Flags != 0 {
 		if input.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
 			return fuse.EINVAL
 		}
-		if c.proto.minor < 23 || c.missing(opRename2) {
+		if c.proto.minor < 23 || c.missing(fusewire.OpRename2) {
 			return fuse.EINVAL
 		}
-		opcode, size = opRename2, 16
+		opcode, size = fusewire.OpRename2, 16
 	}
 	ca, st := c.begin(cancel, opcode, &input.InHeader, shape{})
 	if st != fuse.OK {
@@ -152,13 +154,13 @@ func (c *Channel) Rename(cancel <-chan struct{}, input *fuse.RenameIn, oldName s
 // OpenDir implements fuse.RawFileSystem. For a server without OPENDIR it succeeds with handle 0, which ReleaseDir and
 // FsyncDir then keep to themselves, and with KEEP_CACHE and CACHE_DIR (fuse_file_open in fs/fuse/file.c).
 func (c *Channel) OpenDir(cancel <-chan struct{}, input *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if !c.missing(opOpenDir) {
+	if !c.missing(fusewire.OpOpenDir) {
 		in := *input
 		in.Flags &^= unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY
 		in.Mode = 0
-		st := c.open(cancel, opOpenDir, &in, out)
+		st := c.open(cancel, fusewire.OpOpenDir, &in, out)
 		out.OpenFlags &^= fuse.FOPEN_DIRECT_IO
-		if c.remember(opOpenDir, st) != fuse.ENOSYS {
+		if c.remember(fusewire.OpOpenDir, st) != fuse.ENOSYS {
 			return st
 		}
 	}
@@ -170,7 +172,7 @@ func (c *Channel) OpenDir(cancel <-chan struct{}, input *fuse.OpenIn, out *fuse.
 // (input.Size, or out's capacity when that is 0). "." and ".." are passed on when the server sends them; names longer
 // than 255 bytes are left out.
 func (c *Channel) ReadDir(cancel <-chan struct{}, input *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return c.readDir(cancel, opReadDir, input, out)
+	return c.readDir(cancel, fusewire.OpReadDir, input, out)
 }
 
 // ReadDirPlus implements fuse.RawFileSystem: like ReadDir, with an entry for each name. Those with a node id are
@@ -180,7 +182,7 @@ func (c *Channel) ReadDirPlus(cancel <-chan struct{}, input *fuse.ReadIn, out *f
 	if !c.Has(fuse.CAP_READDIRPLUS) {
 		return fuse.ENOSYS
 	}
-	return c.readDir(cancel, opReadDirPlus, input, out)
+	return c.readDir(cancel, fusewire.OpReadDirPlus, input, out)
 }
 
 func (c *Channel) readDir(cancel <-chan struct{}, opcode uint32, input *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
@@ -214,7 +216,7 @@ func (c *Channel) readDir(cancel <-chan struct{}, opcode uint32, input *fuse.Rea
 	}
 	var skipped, bad int
 	var ok bool
-	if opcode == opReadDirPlus {
+	if opcode == fusewire.OpReadDirPlus {
 		skipped, bad, ok = fillDirPlus(buf, out, func(id uint64) { c.Forget(id, 1) })
 	} else {
 		skipped, ok = fillDir(buf, out)
@@ -234,10 +236,10 @@ func (c *Channel) readDir(cancel <-chan struct{}, opcode uint32, input *fuse.Rea
 
 // ReleaseDir implements fuse.RawFileSystem. It does not wait for the server.
 func (c *Channel) ReleaseDir(input *fuse.ReleaseIn) {
-	if c.missing(opOpenDir) {
+	if c.missing(fusewire.OpOpenDir) {
 		return
 	}
-	c.release(opReleaseDir, input)
+	c.release(fusewire.OpReleaseDir, input)
 }
 
 // FsyncDir implements fuse.RawFileSystem.
@@ -245,5 +247,5 @@ func (c *Channel) FsyncDir(cancel <-chan struct{}, input *fuse.FsyncIn) fuse.Sta
 	if c.opts.ReadOnly {
 		return fuse.OK
 	}
-	return c.plainOnce(cancel, opFsyncDir, &input.InHeader, bytesOf(input), 16)
+	return c.plainOnce(cancel, fusewire.OpFsyncDir, &input.InHeader, bytesOf(input), 16)
 }

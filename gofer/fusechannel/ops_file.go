@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // Read implements fuse.RawFileSystem. It reads into buf, at most input.Size bytes, with as many requests as needed; a
@@ -26,12 +28,12 @@ func (c *Channel) Read(cancel <-chan struct{}, input *fuse.ReadIn, buf []byte) (
 	for {
 		part := buf[done:min(len(buf), done+c.proto.maxRead)]
 		in.Size = uint32(len(part))
-		ca, st := c.begin(cancel, opRead, &in.InHeader, shape{dst: part})
+		ca, st := c.begin(cancel, fusewire.OpRead, &in.InHeader, shape{dst: part})
 		if st != fuse.OK {
 			return readResult(buf[:done], st)
 		}
 		ca.body(bytesOf(&in), c.proto.rwIn())
-		st = c.finish(cancel, opRead, ca)
+		st = c.finish(cancel, fusewire.OpRead, ca)
 		n := ca.n
 		c.end(ca)
 		if st != fuse.OK {
@@ -81,7 +83,7 @@ func (c *Channel) Writev(cancel <-chan struct{}, input *fuse.WriteIn, data [][]b
 	chunk := c.proto.maxWrite
 	var done uint32
 	for {
-		ca, st := c.begin(cancel, opWrite, &in.InHeader, shape{fixed: writeOutSize})
+		ca, st := c.begin(cancel, fusewire.OpWrite, &in.InHeader, shape{fixed: writeOutSize})
 		if st != fuse.OK {
 			return partial(done, st)
 		}
@@ -90,7 +92,7 @@ func (c *Channel) Writev(cancel <-chan struct{}, input *fuse.WriteIn, data [][]b
 		ca.body(bytesOf(&in), c.proto.rwIn())
 		mark := src
 		src.take(part, ca.data)
-		st = c.finish(cancel, opWrite, ca)
+		st = c.finish(cancel, fusewire.OpWrite, ca)
 		var out fuse.WriteOut
 		copy(bytesOf(&out), ca.outBytes())
 		c.end(ca)
@@ -103,7 +105,7 @@ func (c *Channel) Writev(cancel <-chan struct{}, input *fuse.WriteIn, data [][]b
 		case st != fuse.OK:
 			return partial(done, st)
 		case out.Size > uint32(part):
-			return partial(done, c.badReply(opWrite))
+			return partial(done, c.badReply(fusewire.OpWrite))
 		}
 		done += out.Size
 		left -= part
@@ -146,27 +148,27 @@ func (p *pieces) take(n int, add func([]byte)) {
 // Lseek implements fuse.RawFileSystem for SEEK_DATA and SEEK_HOLE; the others need no server. A server without LSEEK
 // has files without holes (fuse_file_llseek in fs/fuse/file.c).
 func (c *Channel) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	if !c.missing(opLseek) {
-		ca, st := c.begin(cancel, opLseek, &in.InHeader, shape{fixed: lseekOutSize})
+	if !c.missing(fusewire.OpLseek) {
+		ca, st := c.begin(cancel, fusewire.OpLseek, &in.InHeader, shape{fixed: lseekOutSize})
 		if st != fuse.OK {
 			return st
 		}
 		ca.body(bytesOf(in), 24)
-		st = c.finish(cancel, opLseek, ca)
+		st = c.finish(cancel, fusewire.OpLseek, ca)
 		if st == fuse.OK {
 			copy(bytesOf(out), ca.outBytes())
 		}
 		c.end(ca)
 		switch {
 		case st == fuse.OK && out.Offset > math.MaxInt64:
-			return c.badReply(opLseek)
+			return c.badReply(fusewire.OpLseek)
 		case st != fuse.ENOSYS:
 			return st
 		}
-		c.remember(opLseek, st)
+		c.remember(fusewire.OpLseek, st)
 	}
 	get := fuse.GetAttrIn{InHeader: in.InHeader, Flags_: fuse.FUSE_GETATTR_FH, Fh_: in.Fh}
-	if c.missing(opOpen) {
+	if c.missing(fusewire.OpOpen) {
 		get.Flags_, get.Fh_ = 0, 0
 	}
 	var attr fuse.AttrOut
@@ -191,25 +193,25 @@ func (c *Channel) CopyFileRange(cancel <-chan struct{}, input *fuse.CopyFileRang
 	if c.opts.ReadOnly {
 		return 0, fuse.EROFS
 	}
-	if c.missing(opCopyFileRange) {
-		return 0, enosysMeans[opCopyFileRange]
+	if c.missing(fusewire.OpCopyFileRange) {
+		return 0, enosysMeans[fusewire.OpCopyFileRange]
 	}
 	in := *input
 	in.Len = min(in.Len, math.MaxUint32&^(pageSize-1)) // the reply's size has 32 bits
-	ca, st := c.begin(cancel, opCopyFileRange, &in.InHeader, shape{fixed: writeOutSize})
+	ca, st := c.begin(cancel, fusewire.OpCopyFileRange, &in.InHeader, shape{fixed: writeOutSize})
 	if st != fuse.OK {
 		return 0, st
 	}
 	ca.body(bytesOf(&in), 56)
-	st = c.finish(cancel, opCopyFileRange, ca)
+	st = c.finish(cancel, fusewire.OpCopyFileRange, ca)
 	var out fuse.WriteOut
 	copy(bytesOf(&out), ca.outBytes())
 	c.end(ca)
 	switch {
 	case st != fuse.OK:
-		return 0, c.remember(opCopyFileRange, st)
+		return 0, c.remember(fusewire.OpCopyFileRange, st)
 	case uint64(out.Size) > in.Len:
-		return 0, c.badReply(opCopyFileRange)
+		return 0, c.badReply(fusewire.OpCopyFileRange)
 	}
 	return out.Size, fuse.OK
 }
@@ -219,30 +221,30 @@ func (c *Channel) Fallocate(cancel <-chan struct{}, input *fuse.FallocateIn) fus
 	if c.opts.ReadOnly {
 		return fuse.EROFS
 	}
-	return c.plainOnce(cancel, opFallocate, &input.InHeader, bytesOf(input), 32)
+	return c.plainOnce(cancel, fusewire.OpFallocate, &input.InHeader, bytesOf(input), 32)
 }
 
 // Flush implements fuse.RawFileSystem.
 func (c *Channel) Flush(cancel <-chan struct{}, input *fuse.FlushIn) fuse.Status {
-	return c.plainOnce(cancel, opFlush, &input.InHeader, bytesOf(input), 24)
+	return c.plainOnce(cancel, fusewire.OpFlush, &input.InHeader, bytesOf(input), 24)
 }
 
 // Fsync implements fuse.RawFileSystem.
 func (c *Channel) Fsync(cancel <-chan struct{}, input *fuse.FsyncIn) fuse.Status {
-	return c.plainOnce(cancel, opFsync, &input.InHeader, bytesOf(input), 16)
+	return c.plainOnce(cancel, fusewire.OpFsync, &input.InHeader, bytesOf(input), 16)
 }
 
 // Ioctl implements fuse.RawFileSystem, for restricted ioctls: at most len(outbuf) bytes come back. A server without
 // IOCTL is ENOTTY.
 func (c *Channel) Ioctl(cancel <-chan struct{}, input *fuse.IoctlIn, inbuf []byte, output *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	enotty := fuse.Status(unix.ENOTTY)
-	if c.missing(opIoctl) || input.Flags&fuse.IOCTL_DIR != 0 && c.proto.minor < 18 {
+	if c.missing(fusewire.OpIoctl) || input.Flags&fuse.IOCTL_DIR != 0 && c.proto.minor < 18 {
 		return enotty
 	}
 	if input.Flags&fuse.IOCTL_UNRESTRICTED != 0 || len(inbuf) > c.proto.maxWrite || len(outbuf) > c.proto.maxRead {
 		return fuse.EINVAL
 	}
-	ca, st := c.begin(cancel, opIoctl, &input.InHeader, shape{fixed: ioctlOutSize, dst: outbuf})
+	ca, st := c.begin(cancel, fusewire.OpIoctl, &input.InHeader, shape{fixed: ioctlOutSize, dst: outbuf})
 	if st != fuse.OK {
 		return st
 	}
@@ -250,15 +252,15 @@ func (c *Channel) Ioctl(cancel <-chan struct{}, input *fuse.IoctlIn, inbuf []byt
 	in.InSize, in.OutSize = uint32(len(inbuf)), uint32(len(outbuf))
 	ca.body(bytesOf(&in), 32)
 	ca.data(inbuf)
-	st = c.finish(cancel, opIoctl, ca)
+	st = c.finish(cancel, fusewire.OpIoctl, ca)
 	if st == fuse.OK {
 		copy(bytesOf(output), ca.outBytes())
 	}
 	c.end(ca)
 	if st == fuse.OK && output.Flags&fuse.IOCTL_RETRY != 0 {
-		return c.badReply(opIoctl) // for unrestricted ioctls only
+		return c.badReply(fusewire.OpIoctl) // for unrestricted ioctls only
 	}
-	return c.remember(opIoctl, st)
+	return c.remember(fusewire.OpIoctl, st)
 }
 
 // GetLk implements fuse.RawFileSystem. Without Options.Locks, or when the server did not take the offer, all lock
@@ -267,18 +269,18 @@ func (c *Channel) GetLk(cancel <-chan struct{}, input *fuse.LkIn, out *fuse.LkOu
 	if !c.Has(fuse.CAP_POSIX_LOCKS) {
 		return fuse.ENOSYS
 	}
-	ca, st := c.begin(cancel, opGetLk, &input.InHeader, shape{fixed: lkOutSize})
+	ca, st := c.begin(cancel, fusewire.OpGetLk, &input.InHeader, shape{fixed: lkOutSize})
 	if st != fuse.OK {
 		return st
 	}
 	ca.body(bytesOf(input), c.proto.lkIn())
-	st = c.finish(cancel, opGetLk, ca)
+	st = c.finish(cancel, fusewire.OpGetLk, ca)
 	if st == fuse.OK {
 		copy(bytesOf(out), ca.outBytes())
 	}
 	c.end(ca)
 	if st == fuse.OK && !goodLock(&out.Lk) {
-		return c.badReply(opGetLk)
+		return c.badReply(fusewire.OpGetLk)
 	}
 	return st
 }
@@ -296,12 +298,12 @@ func goodLock(l *fuse.FileLock) bool {
 
 // SetLk implements fuse.RawFileSystem; see GetLk.
 func (c *Channel) SetLk(cancel <-chan struct{}, input *fuse.LkIn) fuse.Status {
-	return c.setLk(cancel, opSetLk, input)
+	return c.setLk(cancel, fusewire.OpSetLk, input)
 }
 
 // SetLkw implements fuse.RawFileSystem; see GetLk.
 func (c *Channel) SetLkw(cancel <-chan struct{}, input *fuse.LkIn) fuse.Status {
-	return c.setLk(cancel, opSetLkw, input)
+	return c.setLk(cancel, fusewire.OpSetLkw, input)
 }
 
 func (c *Channel) setLk(cancel <-chan struct{}, opcode uint32, input *fuse.LkIn) fuse.Status {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // Lookup implements fuse.RawFileSystem. OK with a node id of 0 says that there is no such name, and that this may be
@@ -26,12 +28,12 @@ func (c *Channel) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name str
 		return st
 	}
 	defer unlock()
-	ca, st := c.begin(cancel, opLookup, header, shape{fixed: c.proto.entryOut()})
+	ca, st := c.begin(cancel, fusewire.OpLookup, header, shape{fixed: c.proto.entryOut()})
 	if st != fuse.OK {
 		return st
 	}
 	ca.str(name)
-	st = c.finish(cancel, opLookup, ca)
+	st = c.finish(cancel, fusewire.OpLookup, ca)
 	if st == fuse.OK {
 		*out = fuse.EntryOut{}
 		copy(bytesOf(out), ca.outBytes())
@@ -47,13 +49,13 @@ func (c *Channel) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name str
 	}
 	if dots && out.NodeId == fuse.FUSE_ROOT_ID {
 		if !fixAttr(&out.Attr) {
-			return c.badReply(opLookup)
+			return c.badReply(fusewire.OpLookup)
 		}
 		fixValid(&out.EntryValid, &out.EntryValidNsec)
 		fixValid(&out.AttrValid, &out.AttrValidNsec)
 		return fuse.OK
 	}
-	return c.entry(opLookup, out, 0)
+	return c.entry(fusewire.OpLookup, out, 0)
 }
 
 // entry judges the entry in a successful reply; typ, unless 0, is the file type it must have. An unusable one is EIO,
@@ -69,13 +71,13 @@ func (c *Channel) entry(opcode uint32, out *fuse.EntryOut, typ uint32) fuse.Stat
 // badReply counts a reply whose content is unusable and returns what its caller gets.
 func (c *Channel) badReply(opcode uint32) fuse.Status {
 	c.stats.errs[opcode].Add(1)
-	c.malformed("unusable content in the reply to %s", opNames[opcode])
+	c.malformed("unusable content in the reply to %s", fusewire.OpNames[opcode])
 	return fuse.EIO
 }
 
 // GetAttr implements fuse.RawFileSystem.
 func (c *Channel) GetAttr(cancel <-chan struct{}, input *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return c.attr(cancel, opGetAttr, &input.InHeader, bytesOf(input), c.proto.getAttrIn(), out)
+	return c.attr(cancel, fusewire.OpGetAttr, &input.InHeader, bytesOf(input), c.proto.getAttrIn(), out)
 }
 
 // SetAttr implements fuse.RawFileSystem. FATTR_KILL_SUIDGID is never sent (see baseCaps).
@@ -91,7 +93,7 @@ func (c *Channel) SetAttr(cancel <-chan struct{}, input *fuse.SetAttrIn, out *fu
 	if c.proto.minor < 9 {
 		explicitTimes(&in, time.Now())
 	}
-	return c.attr(cancel, opSetAttr, &in.InHeader, bytesOf(&in), 88, out)
+	return c.attr(cancel, fusewire.OpSetAttr, &in.InHeader, bytesOf(&in), 88, out)
 }
 
 // explicitTimes replaces "now" by a time, for servers that do not know FATTR_*_NOW.
@@ -131,24 +133,24 @@ func (c *Channel) attr(cancel <-chan struct{}, opcode uint32, h *fuse.InHeader, 
 // Statx implements fuse.RawFileSystem. For a server without STATX the answer is made of GETATTR's, with the basic
 // fields in its mask.
 func (c *Channel) Statx(cancel <-chan struct{}, input *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	if !c.missing(opStatx) {
-		ca, st := c.begin(cancel, opStatx, &input.InHeader, shape{fixed: statxOutSize})
+	if !c.missing(fusewire.OpStatx) {
+		ca, st := c.begin(cancel, fusewire.OpStatx, &input.InHeader, shape{fixed: statxOutSize})
 		if st != fuse.OK {
 			return st
 		}
 		ca.body(bytesOf(input), 24)
-		st = c.finish(cancel, opStatx, ca)
+		st = c.finish(cancel, fusewire.OpStatx, ca)
 		if st == fuse.OK {
 			copy(bytesOf(out), ca.outBytes())
 		}
 		c.end(ca)
 		switch {
 		case st == fuse.OK && !fixStatx(out):
-			return c.badReply(opStatx)
+			return c.badReply(fusewire.OpStatx)
 		case st != fuse.ENOSYS:
 			return st
 		}
-		c.remember(opStatx, st)
+		c.remember(fusewire.OpStatx, st)
 	}
 	get := fuse.GetAttrIn{InHeader: input.InHeader, Flags_: input.GetattrFlags, Fh_: input.Fh}
 	var attr fuse.AttrOut
@@ -196,7 +198,7 @@ func (c *Channel) Access(cancel <-chan struct{}, input *fuse.AccessIn) fuse.Stat
 	if c.opts.ReadOnly && input.Mask&fuse.W_OK != 0 {
 		return fuse.EROFS
 	}
-	return c.plainOnce(cancel, opAccess, &input.InHeader, bytesOf(input), 8)
+	return c.plainOnce(cancel, fusewire.OpAccess, &input.InHeader, bytesOf(input), 8)
 }
 
 // Readlink implements fuse.RawFileSystem.
@@ -204,29 +206,29 @@ func (c *Channel) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byt
 	bufp := c.dirBufs.Get().(*[]byte)
 	defer c.dirBufs.Put(bufp)
 	buf := (*bufp)[:symlinkMax]
-	ca, st := c.begin(cancel, opReadlink, header, shape{dst: buf})
+	ca, st := c.begin(cancel, fusewire.OpReadlink, header, shape{dst: buf})
 	if st != fuse.OK {
 		return nil, st
 	}
-	st = c.finish(cancel, opReadlink, ca)
+	st = c.finish(cancel, fusewire.OpReadlink, ca)
 	buf = buf[:ca.n]
 	c.end(ca)
 	switch {
 	case st != fuse.OK:
 		return nil, st
 	case !goodLink(buf):
-		return nil, c.badReply(opReadlink)
+		return nil, c.badReply(fusewire.OpReadlink)
 	}
 	return bytes.Clone(buf), fuse.OK
 }
 
 // StatFs implements fuse.RawFileSystem.
 func (c *Channel) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	ca, st := c.begin(cancel, opStatfs, header, shape{fixed: statfsOutSize})
+	ca, st := c.begin(cancel, fusewire.OpStatfs, header, shape{fixed: statfsOutSize})
 	if st != fuse.OK {
 		return st
 	}
-	st = c.finish(cancel, opStatfs, ca)
+	st = c.finish(cancel, fusewire.OpStatfs, ca)
 	if st == fuse.OK {
 		copy(bytesOf(out), ca.outBytes())
 	}

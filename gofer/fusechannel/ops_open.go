@@ -6,6 +6,8 @@ package fusechannel
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // open performs OPEN or OPENDIR.
@@ -45,9 +47,9 @@ func (c *Channel) Open(cancel <-chan struct{}, input *fuse.OpenIn, out *fuse.Ope
 		in.Flags &^= unix.O_TRUNC
 	}
 	opened := false
-	if !c.missing(opOpen) {
-		st := c.open(cancel, opOpen, &in, out)
-		if c.remember(opOpen, st) != fuse.ENOSYS {
+	if !c.missing(fusewire.OpOpen) {
+		st := c.open(cancel, fusewire.OpOpen, &in, out)
+		if c.remember(fusewire.OpOpen, st) != fuse.ENOSYS {
 			if st != fuse.OK {
 				return st
 			}
@@ -87,9 +89,9 @@ func (c *Channel) Create(cancel <-chan struct{}, input *fuse.CreateIn, name stri
 		in.Flags &^= unix.O_TRUNC // it is new
 	}
 	in.OpenFlags = 0
-	if !c.missing(opCreate) {
-		st := c.create(cancel, opCreate, &in, name, out)
-		if c.remember(opCreate, st) != fuse.ENOSYS {
+	if !c.missing(fusewire.OpCreate) {
+		st := c.create(cancel, fusewire.OpCreate, &in, name, out)
+		if c.remember(fusewire.OpCreate, st) != fuse.ENOSYS {
 			return st
 		}
 	}
@@ -111,14 +113,14 @@ func (c *Channel) Tmpfile(cancel <-chan struct{}, input *fuse.CreateIn, out *fus
 	if c.opts.ReadOnly {
 		return fuse.EROFS
 	}
-	if c.missing(opTmpfile) {
-		return enosysMeans[opTmpfile]
+	if c.missing(fusewire.OpTmpfile) {
+		return enosysMeans[fusewire.OpTmpfile]
 	}
 	in := *input
 	in.Mode = c.masked(in.Mode&0o7777|unix.S_IFREG, in.Umask)
 	in.OpenFlags = 0
 	// Linux sends the name of the anonymous dentry, which is "/".
-	return c.remember(opTmpfile, c.create(cancel, opTmpfile, &in, "/", out))
+	return c.remember(fusewire.OpTmpfile, c.create(cancel, fusewire.OpTmpfile, &in, "/", out))
 }
 
 // create performs CREATE or TMPFILE.
@@ -144,26 +146,26 @@ func (c *Channel) create(cancel <-chan struct{}, opcode uint32, in *fuse.CreateI
 	if st = c.entry(opcode, &out.EntryOut, unix.S_IFREG); st != fuse.OK {
 		rel := fuse.ReleaseIn{InHeader: in.InHeader, Fh: out.OpenOut.Fh, Flags: in.Flags}
 		rel.NodeId = out.EntryOut.NodeId
-		c.release(opRelease, &rel)
+		c.release(fusewire.OpRelease, &rel)
 	}
 	return st
 }
 
 // Release implements fuse.RawFileSystem. It does not wait for the server.
 func (c *Channel) Release(_ <-chan struct{}, input *fuse.ReleaseIn) {
-	if c.missing(opOpen) {
+	if c.missing(fusewire.OpOpen) {
 		return
 	}
-	c.release(opRelease, input)
+	c.release(fusewire.OpRelease, input)
 }
 
 // ReleaseAndWait is Release for callers who go on when the server has closed the file. They hold a lookup of the node
 // until then.
 func (c *Channel) ReleaseAndWait(input *fuse.ReleaseIn) {
-	if c.missing(opOpen) {
+	if c.missing(fusewire.OpOpen) {
 		return
 	}
-	c.plain(nil, opRelease, &input.InHeader, bytesOf(input), 24)
+	c.plain(nil, fusewire.OpRelease, &input.InHeader, bytesOf(input), 24)
 }
 
 // release sends RELEASE or RELEASEDIR. It has no result that anybody could use, so nobody waits for it, as in Linux.

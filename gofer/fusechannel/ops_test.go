@@ -12,6 +12,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // TestLocks: offered only on request, and passed through then.
@@ -20,9 +22,9 @@ func TestLocks(t *testing.T) {
 	s := &script{
 		init: func(r request) []byte { return initReply(45, scriptFlags|fuse.CAP_POSIX_LOCKS|fuse.CAP_FLOCK_LOCKS) },
 		serve: func(s *script, r request) {
-			if r.opcode == opGetLk {
+			if r.opcode == fusewire.OpGetLk {
 				lk := held
-				if len(s.requests(opGetLk)) > 1 {
+				if len(s.requests(fusewire.OpGetLk)) > 1 {
 					lk.End = 0
 				}
 				s.ok(r, enc(fuse.LkOut{Lk: lk}))
@@ -40,7 +42,7 @@ func TestLocks(t *testing.T) {
 	want(t, "setlk", c.SetLk(nil, &in), fuse.EAGAIN)
 	in.LkFlags = fuse.LK_FLOCK
 	want(t, "setlkw", c.SetLkw(nil, &in), fuse.EAGAIN)
-	if got := s.requests(opSetLkw)[0].body; !bytes.Equal(got, bytesOf(&in)[inHeaderSize:]) {
+	if got := s.requests(fusewire.OpSetLkw)[0].body; !bytes.Equal(got, bytesOf(&in)[fusewire.InHeaderSize:]) {
 		t.Errorf("SETLKW has %x", got)
 	}
 	want(t, "getlk of an inverted range", c.GetLk(nil, &in, &out), fuse.EIO)
@@ -49,9 +51,9 @@ func TestLocks(t *testing.T) {
 func TestIoctlAndCopy(t *testing.T) {
 	s := &script{serve: func(s *script, r request) {
 		switch r.opcode {
-		case opIoctl:
+		case fusewire.OpIoctl:
 			s.ok(r, enc(fuse.IoctlOut{Result: -3}), []byte("ou"))
-		case opCopyFileRange:
+		case fusewire.OpCopyFileRange:
 			s.ok(r, enc(fuse.WriteOut{Size: 5}))
 		}
 	}}
@@ -63,14 +65,14 @@ func TestIoctlAndCopy(t *testing.T) {
 		t.Errorf("ioctl: %+v, %q", out, buf)
 	}
 	in := fuse.IoctlIn{Cmd: 77, InSize: 5, OutSize: 4}
-	if got := s.requests(opIoctl)[0].body; string(got) != string(bytesOf(&in)[inHeaderSize:])+"input" {
+	if got := s.requests(fusewire.OpIoctl)[0].body; string(got) != string(bytesOf(&in)[fusewire.InHeaderSize:])+"input" {
 		t.Errorf("IOCTL has %q", got)
 	}
 	n, st := c.CopyFileRange(nil, &fuse.CopyFileRangeIn{InHeader: *node(2), Len: math.MaxUint64})
 	if st != fuse.OK || n != 5 {
 		t.Errorf("copy_file_range: %d, %v", n, st)
 	}
-	if got := s.requests(opCopyFileRange)[0].body[40:48]; !bytes.Equal(got, enc(uint64(math.MaxUint32&^(pageSize-1)))) {
+	if got := s.requests(fusewire.OpCopyFileRange)[0].body[40:48]; !bytes.Equal(got, enc(uint64(math.MaxUint32&^(pageSize-1)))) {
 		t.Errorf("length %x", got)
 	}
 }
@@ -89,7 +91,7 @@ func TestShortAndSplit(t *testing.T) {
 		switch {
 		case n < 0:
 			s.fail(r, unix.ENOSPC)
-		case r.opcode == opRead:
+		case r.opcode == fusewire.OpRead:
 			s.ok(r, make([]byte, n))
 		default:
 			s.ok(r, enc(fuse.WriteOut{Size: uint32(n)}))
@@ -145,7 +147,7 @@ func TestShortAndSplit(t *testing.T) {
 func TestReleaseAndWait(t *testing.T) {
 	var answered atomic.Bool
 	c := serveWith(t, func(s *script, r request) {
-		if r.opcode == opRelease {
+		if r.opcode == fusewire.OpRelease {
 			answered.Store(true)
 			s.ok(r)
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // GetXAttr implements fuse.RawFileSystem. An empty dest asks for the value's size. With ERANGE the size is what a
@@ -16,9 +18,9 @@ func (c *Channel) GetXAttr(cancel <-chan struct{}, header *fuse.InHeader, attr s
 	if st := checkXAttrName(attr); st != fuse.OK {
 		return 0, st
 	}
-	n, st := c.xattr(cancel, opGetXAttr, header, attr, dest, xattrValueMax)
+	n, st := c.xattr(cancel, fusewire.OpGetXAttr, header, attr, dest, xattrValueMax)
 	if st == fuse.ERANGE && len(dest) > 0 {
-		if need, st := c.xattr(cancel, opGetXAttr, header, attr, nil, xattrValueMax); st == fuse.OK {
+		if need, st := c.xattr(cancel, fusewire.OpGetXAttr, header, attr, nil, xattrValueMax); st == fuse.OK {
 			n = need
 		}
 	}
@@ -28,12 +30,12 @@ func (c *Channel) GetXAttr(cancel <-chan struct{}, header *fuse.InHeader, attr s
 // ListXAttr implements fuse.RawFileSystem. An empty dest asks for the list's size. With ERANGE the size is what a
 // buffer needs, if the server tells.
 func (c *Channel) ListXAttr(cancel <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	n, st := c.xattr(cancel, opListXAttr, header, "", dest, xattrListMax)
+	n, st := c.xattr(cancel, fusewire.OpListXAttr, header, "", dest, xattrListMax)
 	if st == fuse.OK && len(dest) > 0 && !goodXAttrList(dest[:n]) {
-		return 0, c.badReply(opListXAttr)
+		return 0, c.badReply(fusewire.OpListXAttr)
 	}
 	if st == fuse.ERANGE && len(dest) > 0 {
-		if need, st := c.xattr(cancel, opListXAttr, header, "", nil, xattrListMax); st == fuse.OK {
+		if need, st := c.xattr(cancel, fusewire.OpListXAttr, header, "", nil, xattrListMax); st == fuse.OK {
 			n = need
 		}
 	}
@@ -86,10 +88,10 @@ func (c *Channel) SetXAttr(cancel <-chan struct{}, input *fuse.SetXAttrIn, attr 
 	if len(data) > xattrValueMax || setXAttrInSize+len(attr)+1+len(data) > c.proto.maxWrite+rwInSize {
 		return fuse.Status(unix.E2BIG)
 	}
-	if c.missing(opSetXAttr) {
-		return enosysMeans[opSetXAttr]
+	if c.missing(fusewire.OpSetXAttr) {
+		return enosysMeans[fusewire.OpSetXAttr]
 	}
-	ca, st := c.begin(cancel, opSetXAttr, &input.InHeader, shape{})
+	ca, st := c.begin(cancel, fusewire.OpSetXAttr, &input.InHeader, shape{})
 	if st != fuse.OK {
 		return st
 	}
@@ -98,9 +100,9 @@ func (c *Channel) SetXAttr(cancel <-chan struct{}, input *fuse.SetXAttrIn, attr 
 	ca.body(bytesOf(&in), c.proto.setXAttrIn())
 	ca.str(attr)
 	ca.data(data)
-	st = c.finish(cancel, opSetXAttr, ca)
+	st = c.finish(cancel, fusewire.OpSetXAttr, ca)
 	c.end(ca)
-	return c.remember(opSetXAttr, st)
+	return c.remember(fusewire.OpSetXAttr, st)
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -111,10 +113,10 @@ func (c *Channel) RemoveXAttr(cancel <-chan struct{}, header *fuse.InHeader, att
 	if st := checkXAttrName(attr); st != fuse.OK {
 		return st
 	}
-	if c.missing(opRemoveXAttr) {
-		return enosysMeans[opRemoveXAttr]
+	if c.missing(fusewire.OpRemoveXAttr) {
+		return enosysMeans[fusewire.OpRemoveXAttr]
 	}
-	return c.remember(opRemoveXAttr, c.simple(cancel, opRemoveXAttr, header, attr))
+	return c.remember(fusewire.OpRemoveXAttr, c.simple(cancel, fusewire.OpRemoveXAttr, header, attr))
 }
 
 // checkTarget judges the target of a symbolic link that goes out in a request.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // tickPeriod is how soon the background reader notices that nobody reads.
@@ -172,7 +174,7 @@ func (c *Channel) takeReply(h fuse.OutHeader, payload []byte) (forSync bool) {
 		c.mu.Unlock()
 		if h.Status == -int32(unix.ENOSYS) && len(payload) == 0 && c.forgets.refused(h.Unique) {
 			// FORGETs have no reply, but libfuse-lite has one for every operation that it does not know.
-			c.enosys[opBatchForget].Store(true)
+			c.enosys[fusewire.OpBatchForget].Store(true)
 			return false
 		}
 		c.stats.unknown.Add(1)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/fusechannel/fusetest"
+	"fsva/gofer/fusewire"
 )
 
 // request is one message that a scripted server got.
@@ -90,17 +91,17 @@ func (s *script) run() {
 		b := bytes.Clone(buf[:n])
 		u32 := func(off int) uint32 { return binary.NativeEndian.Uint32(b[off:]) }
 		u64 := func(off int) uint64 { return binary.NativeEndian.Uint64(b[off:]) }
-		r := request{length: u32(0), opcode: u32(4), unique: u64(8), node: u64(16), uid: u32(24), gid: u32(28), pid: u32(32), body: b[inHeaderSize:]}
+		r := request{length: u32(0), opcode: u32(4), unique: u64(8), node: u64(16), uid: u32(24), gid: u32(28), pid: u32(32), body: b[fusewire.InHeaderSize:]}
 		if int(r.length) != n {
-			s.t.Errorf("%s of %d bytes says it has %d", opNames[r.opcode], n, r.length)
+			s.t.Errorf("%s of %d bytes says it has %d", fusewire.OpNames[r.opcode], n, r.length)
 		}
 		s.mu.Lock()
 		s.seen = append(s.seen, r)
 		s.mu.Unlock()
 		switch {
-		case r.opcode == opInit && s.init != nil:
+		case r.opcode == fusewire.OpInit && s.init != nil:
 			s.ok(r, s.init(r))
-		case r.opcode == opInit:
+		case r.opcode == fusewire.OpInit:
 			s.ok(r, initReply(protoMinorMax, scriptFlags))
 		default:
 			s.serve(s, r)
@@ -137,7 +138,7 @@ func (s *script) raw(msg []byte) {
 // message makes a reply or notification.
 func message(unique uint64, status int32, payload ...[]byte) []byte {
 	body := bytes.Join(payload, nil)
-	h := fuse.OutHeader{Length: uint32(outHeaderSize + len(body)), Status: status, Unique: unique}
+	h := fuse.OutHeader{Length: uint32(fusewire.OutHeaderSize + len(body)), Status: status, Unique: unique}
 	return append(bytes.Clone(bytesOf(&h)), body...)
 }
 

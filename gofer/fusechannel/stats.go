@@ -11,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"fsva/gofer/fusewire"
 	"fsva/gofer/latency"
 )
 
@@ -40,12 +41,12 @@ type Stats struct {
 
 // counters are the atomics behind Stats.
 type counters struct {
-	ops, errs                        [opCount]atomic.Uint64
+	ops, errs                        [fusewire.OpCount]atomic.Uint64
 	notes                            [noteCount]atomic.Uint64
 	bytesIn, bytesRead, bytesWritten atomic.Uint64
 	malformed, unknown, refused      atomic.Uint64
 	forgets, skipped                 atomic.Uint64
-	latency                          [opCount]latency.Histogram
+	latency                          [fusewire.OpCount]latency.Histogram
 }
 
 // begin counts a request that is about to be sent. It and finish are on the path of each, so they take neither a lock
@@ -83,7 +84,7 @@ func (c *Channel) Stats() Stats {
 		Forgets:       c.stats.forgets.Load(),
 		SkippedNames:  c.stats.skipped.Load(),
 	}
-	for op, name := range opNames {
+	for op, name := range fusewire.OpNames {
 		if n := c.stats.ops[op].Load(); n > 0 {
 			s.Ops[name] = n
 		}

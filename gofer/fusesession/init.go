@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // capsAlways are the INIT flags that every client is offered.
@@ -48,7 +50,7 @@ func (s *Session) offers() uint64 {
 func (s *Session) initialize(r *request) fuse.Status {
 	// Fields that an older client does not send are 0.
 	var in fuse.InitIn
-	if len(r.msg) < inHeaderSize+initIn35Size {
+	if len(r.msg) < fusewire.InHeaderSize+initIn35Size {
 		return s.bad()
 	}
 	copy(bytesOf(&in), r.msg)

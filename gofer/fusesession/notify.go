@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"fsva/gofer/fusewire"
 )
 
 // knows reports whether the client has the node.
@@ -24,7 +26,7 @@ func (s *Session) knows(nodeID uint64) bool {
 
 // notify sends a message: header, structure, and a name with its NUL if there is one.
 func (s *Session) notify(code uint32, body []byte, name string) {
-	msg := make([]byte, outHeaderSize, outHeaderSize+len(body)+len(name)+1)
+	msg := make([]byte, fusewire.OutHeaderSize, fusewire.OutHeaderSize+len(body)+len(name)+1)
 	msg = append(msg, body...)
 	if name != "" {
 		msg = append(msg, name...)

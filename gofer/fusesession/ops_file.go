@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // openMask are the flags of open(2) that a file system is told of.
@@ -82,7 +84,7 @@ func (s *Session) open(r *request) fuse.Status {
 	if !ok || len(rest) > 0 {
 		return s.bad()
 	}
-	dir := r.Opcode == opOpenDir
+	dir := r.Opcode == fusewire.OpOpenDir
 	flags, st := s.openArgs(in.Flags, false)
 	if st != fuse.OK {
 		return st
@@ -120,12 +122,12 @@ func (s *Session) create(r *request) fuse.Status {
 	if !names(rest, &name) {
 		return s.bad()
 	}
-	if r.Opcode == opCreate { // TMPFILE's is "/"
+	if r.Opcode == fusewire.OpCreate { // TMPFILE's is "/"
 		if st := checkName(name); st != fuse.OK {
 			return st
 		}
 	}
-	flags, st := s.openArgs(in.Flags, r.Opcode == opCreate)
+	flags, st := s.openArgs(in.Flags, r.Opcode == fusewire.OpCreate)
 	if st != fuse.OK {
 		return st
 	}
@@ -139,7 +141,7 @@ func (s *Session) create(r *request) fuse.Status {
 	call := *in
 	call.Flags, call.OpenFlags = flags, 0
 	out := reply[fuse.CreateOut](r)
-	if r.Opcode == opCreate {
+	if r.Opcode == fusewire.OpCreate {
 		st = s.fs.Create(r.cancel, &call, name, out)
 	} else {
 		st = s.fs.Tmpfile(r.cancel, &call, out)
@@ -170,7 +172,7 @@ func (s *Session) release(r *request) fuse.Status {
 	var g garbage
 	s.mu.Lock()
 	h := s.tab.handles[in.Fh]
-	ok = h != nil && h.node.id == r.NodeId && h.dir == (r.Opcode == opReleaseDir)
+	ok = h != nil && h.node.id == r.NodeId && h.dir == (r.Opcode == fusewire.OpReleaseDir)
 	if ok {
 		s.tab.release(h, &freed, &g)
 	}
@@ -188,7 +190,7 @@ func (s *Session) read(r *request) fuse.Status {
 		return s.bad()
 	}
 	size := int(in.Size)
-	if outHeaderSize+size > r.room {
+	if fusewire.OutHeaderSize+size > r.room {
 		return s.bad() // a short reply would be the end of the file
 	}
 	h, st := s.reader(r, 0, in.Fh, r.NodeId)
@@ -281,7 +283,7 @@ func (s *Session) fsync(r *request) fuse.Status {
 	if !ok || len(rest) > 0 {
 		return s.bad()
 	}
-	dir := r.Opcode == opFsyncDir
+	dir := r.Opcode == fusewire.OpFsyncDir
 	h, st := s.borrow(r, 0, in.Fh, r.NodeId, dir)
 	if st != fuse.OK {
 		return st
@@ -343,7 +345,7 @@ func (s *Session) copyFileRange(r *request) fuse.Status {
 	// The file system counts in 32 bits.
 	call.Len = min(in.Len, math.MaxInt32&^(pageSize-1), math.MaxInt64-max(in.OffIn, in.OffOut))
 	n, st := s.fs.CopyFileRange(r.cancel, &call)
-	if r.Opcode == opCopyFileRange {
+	if r.Opcode == fusewire.OpCopyFileRange {
 		reply[fuse.WriteOut](r).Size = n
 	} else {
 		reply[fuse.CopyFileRangeOut](r).BytesCopied = uint64(n)
@@ -368,13 +370,13 @@ func (s *Session) lock(r *request) fuse.Status {
 	}
 	call := *in
 	call.Fh, call.Owner = h.fh, s.owner(in.Owner)
-	if r.Opcode == opGetLk {
+	if r.Opcode == fusewire.OpGetLk {
 		return s.fs.GetLk(r.cancel, &call, reply[fuse.LkOut](r))
 	}
 	if in.Lk.Typ != unix.F_UNLCK && !s.lockOwner(h, call.Owner, flock) {
 		return fuse.Status(unix.ENOLCK)
 	}
-	if r.Opcode == opSetLkw {
+	if r.Opcode == fusewire.OpSetLkw {
 		return s.fs.SetLkw(r.cancel, &call)
 	}
 	return s.fs.SetLk(r.cancel, &call)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 func (s *Session) lookup(r *request) fuse.Status {
@@ -119,7 +121,7 @@ func (s *Session) access(r *request) fuse.Status {
 }
 
 func (s *Session) readlink(r *request) fuse.Status {
-	if len(r.msg) > inHeaderSize {
+	if len(r.msg) > fusewire.InHeaderSize {
 		return s.bad()
 	}
 	target, st := s.fs.Readlink(r.cancel, &r.InHeader)
@@ -132,7 +134,7 @@ func (s *Session) readlink(r *request) fuse.Status {
 
 func (s *Session) symlink(r *request) fuse.Status {
 	var name, target string
-	if !names(r.msg[inHeaderSize:], &name, &target) {
+	if !names(r.msg[fusewire.InHeaderSize:], &name, &target) {
 		return s.bad()
 	}
 	if st := checkName(name); st != fuse.OK {
@@ -187,7 +189,7 @@ func (s *Session) link(r *request) fuse.Status {
 }
 
 func (s *Session) unlink(r *request) fuse.Status {
-	name, st := entryName(r.msg[inHeaderSize:])
+	name, st := entryName(r.msg[fusewire.InHeaderSize:])
 	if st != fuse.OK {
 		return st
 	}
@@ -195,7 +197,7 @@ func (s *Session) unlink(r *request) fuse.Status {
 }
 
 func (s *Session) rmdir(r *request) fuse.Status {
-	name, st := entryName(r.msg[inHeaderSize:])
+	name, st := entryName(r.msg[fusewire.InHeaderSize:])
 	if st != fuse.OK {
 		return st
 	}
@@ -205,7 +207,7 @@ func (s *Session) rmdir(r *request) fuse.Status {
 func (s *Session) rename(r *request) fuse.Status {
 	var call fuse.RenameIn
 	var rest []byte
-	if r.Opcode == opRename2 {
+	if r.Opcode == fusewire.OpRename2 {
 		in, b, ok := arg[fuse.RenameIn](r.msg)
 		if !ok {
 			return s.bad()
@@ -234,7 +236,7 @@ func (s *Session) rename(r *request) fuse.Status {
 }
 
 func (s *Session) statFs(r *request) fuse.Status {
-	if len(r.msg) > inHeaderSize {
+	if len(r.msg) > fusewire.InHeaderSize {
 		return s.bad()
 	}
 	out := reply[fuse.StatfsOut](r)
@@ -261,7 +263,7 @@ func (s *Session) setXAttr(r *request) fuse.Status {
 }
 
 func (s *Session) removeXAttr(r *request) fuse.Status {
-	name, st := xattrName(r.msg[inHeaderSize:])
+	name, st := xattrName(r.msg[fusewire.InHeaderSize:])
 	if st != fuse.OK {
 		return st
 	}

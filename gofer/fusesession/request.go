@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // maxFixed is the largest structure of a reply, that of STATX.
@@ -49,7 +51,7 @@ func reply[T any](r *request) *T {
 // payloadRoom returns the room for n bytes of payload right behind the header,
 // if it is in one piece.
 func (r *request) payloadRoom(n int) []byte {
-	off := outHeaderSize
+	off := fusewire.OutHeaderSize
 	for _, b := range r.out {
 		if off < len(b) {
 			if off+n <= len(b) {
@@ -67,15 +69,15 @@ func (r *request) send(st fuse.Status) (int, error) {
 	if st != fuse.OK {
 		r.fixed, r.payload, r.inPlace = nil, nil, false
 	}
-	n := outHeaderSize + len(r.fixed) + len(r.payload)
+	n := fusewire.OutHeaderSize + len(r.fixed) + len(r.payload)
 	if n > r.room {
 		st = fuse.EIO
 		r.fixed, r.payload, r.inPlace = nil, nil, false
-		if n = outHeaderSize; n > r.room {
+		if n = fusewire.OutHeaderSize; n > r.room {
 			return 0, errNoRoom
 		}
 	}
-	var header [outHeaderSize]byte
+	var header [fusewire.OutHeaderSize]byte
 	binary.NativeEndian.PutUint32(header[0:], uint32(n))
 	binary.NativeEndian.PutUint32(header[4:], uint32(-int32(st)))
 	binary.NativeEndian.PutUint64(header[8:], r.Unique)

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // Options configure a Session. The zero value is usable: a writable client of a
@@ -216,18 +218,18 @@ func (s *Session) Handle(in, out [][]byte) (int, error) {
 	}
 	s.requests.Add(1)
 	var op *operation
-	if r.Opcode < opCount {
+	if r.Opcode < fusewire.OpCount {
 		op = &operations[r.Opcode]
 	}
 	switch {
-	case op == nil || op.run == nil && r.Opcode != opForget && r.Opcode != opBatchForget && r.Opcode != opDestroy:
+	case op == nil || op.run == nil && r.Opcode != fusewire.OpForget && r.Opcode != fusewire.OpBatchForget && r.Opcode != fusewire.OpDestroy:
 		return r.send(fuse.ENOSYS)
 	case r.TotalExtlen != 0: // extensions are not negotiated
 		return r.send(s.bad())
-	case r.Opcode == opForget, r.Opcode == opBatchForget:
+	case r.Opcode == fusewire.OpForget, r.Opcode == fusewire.OpBatchForget:
 		s.forget(r)
 		return 0, nil
-	case r.Opcode == opDestroy:
+	case r.Opcode == fusewire.OpDestroy:
 		return r.send(s.drain(stateNew))
 	case op.changes && s.opts.ReadOnly:
 		return r.send(fuse.EROFS)
@@ -254,7 +256,7 @@ func (s *Session) Handle(in, out [][]byte) (int, error) {
 // take reads the message into private memory.
 func (s *Session) take(r *request, in [][]byte) error {
 	n := total(in)
-	if n < inHeaderSize || n > s.MaxMessage() {
+	if n < fusewire.InHeaderSize || n > s.MaxMessage() {
 		return errMessage
 	}
 	if s.opts.PrivateInput && len(in) == 1 && aligned(in[0]) {
@@ -314,10 +316,10 @@ func (s *Session) begin(r *request, op *operation) fuse.Status {
 	switch {
 	case s.state == stateClosed || s.state == stateDraining:
 		return fuse.Status(unix.ENOTCONN)
-	case s.state == stateNew && r.Opcode != opInit:
+	case s.state == stateNew && r.Opcode != fusewire.OpInit:
 		s.malformed.Add(1)
 		return fuse.Status(unix.EPROTO)
-	case r.Opcode == opSetLkw && s.waiting >= s.opts.MaxInFlight:
+	case r.Opcode == fusewire.OpSetLkw && s.waiting >= s.opts.MaxInFlight:
 		return fuse.Status(unix.ENOLCK)
 	}
 	if op.node {
@@ -331,11 +333,11 @@ func (s *Session) begin(r *request, op *operation) fuse.Status {
 		}
 		r.nodes[0], r.ftypes[0] = n, n.ftype
 	}
-	if r.Opcode == opSetLkw {
+	if r.Opcode == fusewire.OpSetLkw {
 		s.waiting++
 	}
 	s.active++
-	if r.Opcode != opInit && r.Opcode != opInterrupt {
+	if r.Opcode != fusewire.OpInit && r.Opcode != fusewire.OpInterrupt {
 		r.cancel = make(chan struct{})
 		s.calls[r.Unique] = r
 	}
@@ -380,7 +382,7 @@ func (s *Session) end(r *request) {
 	}
 	s.mu.Unlock()
 	s.giveBack(&g)
-	s.leave(r.Opcode == opSetLkw)
+	s.leave(r.Opcode == fusewire.OpSetLkw)
 }
 
 // leave takes a request off those at work.
@@ -433,9 +435,9 @@ func (s *Session) forget(r *request) {
 		return
 	}
 	s.active++
-	if in, _, ok := arg[fuse.ForgetIn](r.msg); ok && r.Opcode == opForget {
+	if in, _, ok := arg[fuse.ForgetIn](r.msg); ok && r.Opcode == fusewire.OpForget {
 		s.tab.forget(r.NodeId, in.Nlookup, &g)
-	} else if in, rest, ok := arg[batchForgetIn](r.msg); ok && r.Opcode == opBatchForget {
+	} else if in, rest, ok := arg[batchForgetIn](r.msg); ok && r.Opcode == fusewire.OpBatchForget {
 		for range min(int(in.Count), len(rest)/forgetOneSize) {
 			id, n := binary.NativeEndian.Uint64(rest), binary.NativeEndian.Uint64(rest[8:])
 			s.tab.forget(id, n, &g)

@@ -16,6 +16,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 func TestMain(m *testing.M) {
@@ -63,14 +65,14 @@ func newClient(t testing.TB, b *books, o Options) *client {
 
 func (c *client) init(flags uint64) (out fuse.InitOut, st fuse.Status) {
 	in := fuse.InitIn{Major: 7, Minor: 45, MaxReadAhead: 128 << 10, Flags: uint32(flags), Flags2: uint32(flags >> 32)}
-	body, st := c.call(opInit, 0, &in)
+	body, st := c.call(fusewire.OpInit, 0, &in)
 	copy(bytesOf(&out), body)
 	return out, st
 }
 
 // message makes a request: in is a pointer to its structure or nil.
 func message[T any](opcode uint32, unique, node uint64, in *T, parts ...any) []byte {
-	b := make([]byte, inHeaderSize)
+	b := make([]byte, fusewire.InHeaderSize)
 	if in != nil {
 		b = append([]byte(nil), bytesOf(in)...)
 	}
@@ -129,7 +131,7 @@ func (c *client) raw(msg []byte) ([]byte, fuse.Status) {
 	if u := binary.NativeEndian.Uint64(out[8:]); u != binary.NativeEndian.Uint64(msg[8:]) {
 		c.t.Errorf("reply to request %d", u)
 	}
-	return out[outHeaderSize:n], fuse.Status(-int32(binary.NativeEndian.Uint32(out[4:])))
+	return out[fusewire.OutHeaderSize:n], fuse.Status(-int32(binary.NativeEndian.Uint32(out[4:])))
 }
 
 func call[T any](c *client, opcode uint32, node uint64, in *T, parts ...any) ([]byte, fuse.Status) {
@@ -158,13 +160,13 @@ func ok[T any](t testing.TB, body []byte, st fuse.Status) T {
 
 func (c *client) lookup(parent uint64, name string) fuse.EntryOut {
 	c.t.Helper()
-	body, st := call(c, opLookup, parent, none, name)
+	body, st := call(c, fusewire.OpLookup, parent, none, name)
 	return ok[fuse.EntryOut](c.t, body, st)
 }
 
 func (c *client) create(name string) fuse.CreateOut {
 	c.t.Helper()
-	body, st := call(c, opCreate, 1, &fuse.CreateIn{Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o644 | unix.S_IFREG}, name)
+	body, st := call(c, fusewire.OpCreate, 1, &fuse.CreateIn{Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o644 | unix.S_IFREG}, name)
 	return ok[fuse.CreateOut](c.t, body, st)
 }
 
@@ -196,112 +198,112 @@ func TestFiles(t *testing.T) {
 
 			f := c.create("file")
 			data := bytes.Repeat([]byte("0123456789abcdef"), 8192)
-			body, st := call(c, opWrite, f.NodeId, &fuse.WriteIn{Fh: f.Fh, Offset: 100, Size: uint32(len(data))}, data)
+			body, st := call(c, fusewire.OpWrite, f.NodeId, &fuse.WriteIn{Fh: f.Fh, Offset: 100, Size: uint32(len(data))}, data)
 			if w := ok[fuse.WriteOut](t, body, st); int(w.Size) != len(data) {
 				t.Errorf("%d bytes written", w.Size)
 			}
-			_, st = call(c, opFlush, f.NodeId, &fuse.FlushIn{Fh: f.Fh})
+			_, st = call(c, fusewire.OpFlush, f.NodeId, &fuse.FlushIn{Fh: f.Fh})
 			c.want(st, fuse.OK)
-			_, st = call(c, opFsync, f.NodeId, &fuse.FsyncIn{Fh: f.Fh})
+			_, st = call(c, fusewire.OpFsync, f.NodeId, &fuse.FsyncIn{Fh: f.Fh})
 			c.want(st, fuse.OK)
-			got, st := call(c, opRead, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Offset: 100, Size: 1 << 20})
+			got, st := call(c, fusewire.OpRead, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Offset: 100, Size: 1 << 20})
 			c.want(st, fuse.OK)
 			if !bytes.Equal(got, data) {
 				t.Errorf("read %d bytes, which differ", len(got))
 			}
-			body, st = call(c, opGetAttr, f.NodeId, &fuse.GetAttrIn{Flags_: fuse.FUSE_GETATTR_FH, Fh_: f.Fh})
+			body, st = call(c, fusewire.OpGetAttr, f.NodeId, &fuse.GetAttrIn{Flags_: fuse.FUSE_GETATTR_FH, Fh_: f.Fh})
 			if a := ok[fuse.AttrOut](t, body, st); a.Size != uint64(len(data)+100) {
 				t.Errorf("size %d", a.Size)
 			}
 			set := fuse.SetAttrIn{}
 			set.Valid, set.Size = fuse.FATTR_SIZE, 50
-			body, st = call(c, opSetAttr, f.NodeId, &set)
+			body, st = call(c, fusewire.OpSetAttr, f.NodeId, &set)
 			if a := ok[fuse.AttrOut](t, body, st); a.Size != 50 {
 				t.Errorf("size %d after truncation", a.Size)
 			}
-			body, st = call(c, opLseek, f.NodeId, &fuse.LseekIn{Fh: f.Fh, Whence: unix.SEEK_HOLE})
+			body, st = call(c, fusewire.OpLseek, f.NodeId, &fuse.LseekIn{Fh: f.Fh, Whence: unix.SEEK_HOLE})
 			if l := ok[fuse.LseekOut](t, body, st); l.Offset > 50 {
 				t.Errorf("hole at %d", l.Offset)
 			}
-			_, st = call(c, opFallocate, f.NodeId, &fuse.FallocateIn{Fh: f.Fh, Length: 4096})
+			_, st = call(c, fusewire.OpFallocate, f.NodeId, &fuse.FallocateIn{Fh: f.Fh, Length: 4096})
 			c.want(st, fuse.OK)
 
 			g := c.create("copy")
-			body, st = call(c, opCopyFileRange, f.NodeId, &fuse.CopyFileRangeIn{FhIn: f.Fh, NodeIdOut: g.NodeId, FhOut: g.Fh, Len: 1 << 40})
+			body, st = call(c, fusewire.OpCopyFileRange, f.NodeId, &fuse.CopyFileRangeIn{FhIn: f.Fh, NodeIdOut: g.NodeId, FhOut: g.Fh, Len: 1 << 40})
 			if w := ok[fuse.WriteOut](t, body, st); w.Size != 4096 {
 				t.Errorf("%d bytes copied", w.Size)
 			}
-			body, st = call(c, opCopyFileRange64, f.NodeId, &fuse.CopyFileRangeIn{FhIn: f.Fh, NodeIdOut: g.NodeId, FhOut: g.Fh, Len: 100})
+			body, st = call(c, fusewire.OpCopyFileRange64, f.NodeId, &fuse.CopyFileRangeIn{FhIn: f.Fh, NodeIdOut: g.NodeId, FhOut: g.Fh, Len: 100})
 			if w := ok[fuse.CopyFileRangeOut](t, body, st); w.BytesCopied != 100 {
 				t.Errorf("%d bytes copied", w.BytesCopied)
 			}
 
-			_, st = call(c, opSetXAttr, f.NodeId, &setXAttrIn{Size: 5}, "user.a", []byte("value"))
+			_, st = call(c, fusewire.OpSetXAttr, f.NodeId, &setXAttrIn{Size: 5}, "user.a", []byte("value"))
 			if st == fuse.OK {
-				got, st = call(c, opGetXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 100}, "user.a")
+				got, st = call(c, fusewire.OpGetXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 100}, "user.a")
 				c.want(st, fuse.OK)
 				if string(got) != "value" {
 					t.Errorf("xattr %q", got)
 				}
-				body, st = call(c, opGetXAttr, f.NodeId, &fuse.GetXAttrIn{}, "user.a")
+				body, st = call(c, fusewire.OpGetXAttr, f.NodeId, &fuse.GetXAttrIn{}, "user.a")
 				if x := ok[fuse.GetXAttrOut](t, body, st); x.Size != 5 {
 					t.Errorf("xattr of %d bytes", x.Size)
 				}
-				_, st = call(c, opGetXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 2}, "user.a")
+				_, st = call(c, fusewire.OpGetXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 2}, "user.a")
 				c.want(st, fuse.ERANGE)
-				got, st = call(c, opListXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 1000})
+				got, st = call(c, fusewire.OpListXAttr, f.NodeId, &fuse.GetXAttrIn{Size: 1000})
 				c.want(st, fuse.OK)
 				if !strings.Contains(string(got), "user.a\x00") {
 					t.Errorf("xattrs %q", got)
 				}
-				_, st = call(c, opRemoveXAttr, f.NodeId, none, "user.a")
+				_, st = call(c, fusewire.OpRemoveXAttr, f.NodeId, none, "user.a")
 				c.want(st, fuse.OK)
 			} else {
 				c.want(st, fuse.ENOTSUP)
 			}
-			_, st = call(c, opRelease, f.NodeId, &fuse.ReleaseIn{Fh: f.Fh})
+			_, st = call(c, fusewire.OpRelease, f.NodeId, &fuse.ReleaseIn{Fh: f.Fh})
 			c.want(st, fuse.OK)
-			_, st = call(c, opRead, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Size: 1})
+			_, st = call(c, fusewire.OpRead, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Size: 1})
 			c.want(st, fuse.EBADF)
 
-			body, st = call(c, opMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, "dir")
+			body, st = call(c, fusewire.OpMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, "dir")
 			d := ok[fuse.EntryOut](t, body, st)
-			body, st = call(c, opSymlink, d.NodeId, none, "link", "../file")
+			body, st = call(c, fusewire.OpSymlink, d.NodeId, none, "link", "../file")
 			l := ok[fuse.EntryOut](t, body, st)
-			got, st = call(c, opReadlink, l.NodeId, none)
+			got, st = call(c, fusewire.OpReadlink, l.NodeId, none)
 			c.want(st, fuse.OK)
 			if string(got) != "../file" {
 				t.Errorf("link to %q", got)
 			}
-			body, st = call(c, opMknod, d.NodeId, &fuse.MknodIn{Mode: unix.S_IFIFO | 0o600}, "fifo")
+			body, st = call(c, fusewire.OpMknod, d.NodeId, &fuse.MknodIn{Mode: unix.S_IFIFO | 0o600}, "fifo")
 			ok[fuse.EntryOut](t, body, st)
-			body, st = call(c, opLink, d.NodeId, &fuse.LinkIn{Oldnodeid: f.NodeId}, "hard")
+			body, st = call(c, fusewire.OpLink, d.NodeId, &fuse.LinkIn{Oldnodeid: f.NodeId}, "hard")
 			if e := ok[fuse.EntryOut](t, body, st); e.NodeId != f.NodeId {
 				t.Errorf("link is node %d, file %d", e.NodeId, f.NodeId)
 			}
-			_, st = call(c, opRename, 1, &renameIn{Newdir: d.NodeId}, "copy", "copied")
+			_, st = call(c, fusewire.OpRename, 1, &renameIn{Newdir: d.NodeId}, "copy", "copied")
 			c.want(st, fuse.OK)
-			_, st = call(c, opRename2, d.NodeId, &fuse.RenameIn{Newdir: d.NodeId, Flags: unix.RENAME_NOREPLACE}, "copied", "hard")
+			_, st = call(c, fusewire.OpRename2, d.NodeId, &fuse.RenameIn{Newdir: d.NodeId, Flags: unix.RENAME_NOREPLACE}, "copied", "hard")
 			c.want(st, fuse.Status(unix.EEXIST))
-			_, st = call(c, opUnlink, d.NodeId, none, "hard")
+			_, st = call(c, fusewire.OpUnlink, d.NodeId, none, "hard")
 			c.want(st, fuse.OK)
-			_, st = call(c, opRmdir, 1, none, "dir")
+			_, st = call(c, fusewire.OpRmdir, 1, none, "dir")
 			c.want(st, fuse.Status(unix.ENOTEMPTY))
 			if c.s.opts.Exclusive {
 				if e := c.lookup(1, "hard"); e.NodeId != 0 || e.EntryValid != keepTime {
 					t.Errorf("an absent name: %+v", e)
 				}
 			} else {
-				_, st = call(c, opLookup, 1, none, "hard")
+				_, st = call(c, fusewire.OpLookup, 1, none, "hard")
 				c.want(st, fuse.ENOENT)
 			}
-			body, st = call(c, opStatfs, 1, none)
+			body, st = call(c, fusewire.OpStatfs, 1, none)
 			ok[fuse.StatfsOut](t, body, st)
-			_, st = call(c, opAccess, 1, &fuse.AccessIn{Mask: unix.R_OK})
+			_, st = call(c, fusewire.OpAccess, 1, &fuse.AccessIn{Mask: unix.R_OK})
 			c.want(st, fuse.OK)
 
-			for _, op := range []uint32{opReadDir, opReadDirPlus} {
-				body, st = call(c, opOpenDir, d.NodeId, &fuse.OpenIn{})
+			for _, op := range []uint32{fusewire.OpReadDir, fusewire.OpReadDirPlus} {
+				body, st = call(c, fusewire.OpOpenDir, d.NodeId, &fuse.OpenIn{})
 				o := ok[fuse.OpenOut](t, body, st)
 				body, st = call(c, op, d.NodeId, &fuse.ReadIn{Fh: o.Fh, Size: 4096})
 				c.want(st, fuse.OK)
@@ -310,9 +312,9 @@ func TestFiles(t *testing.T) {
 						t.Errorf("%s: no %q", operations[op].name, name)
 					}
 				}
-				_, st = call(c, opFsyncDir, d.NodeId, &fuse.FsyncIn{Fh: o.Fh})
+				_, st = call(c, fusewire.OpFsyncDir, d.NodeId, &fuse.FsyncIn{Fh: o.Fh})
 				c.want(st, fuse.OK)
-				_, st = call(c, opReleaseDir, d.NodeId, &fuse.ReleaseIn{Fh: o.Fh})
+				_, st = call(c, fusewire.OpReleaseDir, d.NodeId, &fuse.ReleaseIn{Fh: o.Fh})
 				c.want(st, fuse.OK)
 			}
 			if st := c.s.Stats(); st.Handles != 1 || st.Malformed != 0 {
@@ -332,11 +334,11 @@ func TestStrangers(t *testing.T) {
 	c, other := newClient(t, b, Options{}), newClient(t, b, Options{})
 	f := other.create("theirs")
 	mine := c.create("mine")
-	body, st := call(c, opOpen, mine.NodeId, &fuse.OpenIn{Flags: unix.O_RDONLY})
+	body, st := call(c, fusewire.OpOpen, mine.NodeId, &fuse.OpenIn{Flags: unix.O_RDONLY})
 	ro := ok[fuse.OpenOut](t, body, st)
 	link := c.lookup(1, "link")
 	estale := fuse.Status(unix.ESTALE)
-	for opcode := range uint32(opCount) {
+	for opcode := range uint32(fusewire.OpCount) {
 		op := operations[opcode]
 		if !op.node {
 			continue
@@ -347,11 +349,11 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	for name, st := range map[string]fuse.Status{
-		"handle of another": second(call(c, opRead, mine.NodeId, &fuse.ReadIn{Fh: mine.Fh + 1000, Size: 1})),
-		"other node's":      second(call(c, opRead, link.NodeId, &fuse.ReadIn{Fh: mine.Fh, Size: 1})),
-		"file as directory": second(call(c, opReadDir, 1, &fuse.ReadIn{Fh: mine.Fh, Size: 100})),
-		"write to a reader": second(call(c, opWrite, mine.NodeId, &fuse.WriteIn{Fh: ro.Fh, Size: 1}, []byte("x"))),
-		"release of none":   second(call(c, opRelease, mine.NodeId, &fuse.ReleaseIn{Fh: 77})),
+		"handle of another": second(call(c, fusewire.OpRead, mine.NodeId, &fuse.ReadIn{Fh: mine.Fh + 1000, Size: 1})),
+		"other node's":      second(call(c, fusewire.OpRead, link.NodeId, &fuse.ReadIn{Fh: mine.Fh, Size: 1})),
+		"file as directory": second(call(c, fusewire.OpReadDir, 1, &fuse.ReadIn{Fh: mine.Fh, Size: 100})),
+		"write to a reader": second(call(c, fusewire.OpWrite, mine.NodeId, &fuse.WriteIn{Fh: ro.Fh, Size: 1}, []byte("x"))),
+		"release of none":   second(call(c, fusewire.OpRelease, mine.NodeId, &fuse.ReleaseIn{Fh: 77})),
 	} {
 		if st != fuse.EBADF {
 			t.Errorf("%s: %v", name, st)
@@ -364,16 +366,16 @@ func TestStrangers(t *testing.T) {
 		got  fuse.Status
 		want unix.Errno
 	}{
-		{"open of a link", second(call(c, opOpen, link.NodeId, &fuse.OpenIn{})), unix.ELOOP},
-		{"truncation of a link", second(call(c, opSetAttr, link.NodeId, &size)), unix.ELOOP},
-		{"truncation of a directory", second(call(c, opSetAttr, 1, &size)), unix.EISDIR},
-		{"open of a directory", second(call(c, opOpen, 1, &fuse.OpenIn{})), unix.EISDIR},
-		{"lookup in a file", second(call(c, opLookup, mine.NodeId, none, "x")), unix.ENOTDIR},
-		{"readlink of a file", second(call(c, opReadlink, mine.NodeId, none)), unix.EINVAL},
-		{"rename to another's node", second(call(c, opRename2, 1, &fuse.RenameIn{Newdir: f.NodeId}, "a", "b")), unix.ESTALE},
-		{"link of a directory", second(call(c, opLink, 1, &fuse.LinkIn{Oldnodeid: 1}, "d")), unix.EPERM},
-		{"device", second(call(c, opMknod, 1, &fuse.MknodIn{Mode: unix.S_IFBLK | 0o600, Rdev: 0x801}, "sda1")), unix.EPERM},
-		{"ioctl", second(call(c, opIoctl, 1, &fuse.IoctlIn{})), unix.ENOTTY},
+		{"open of a link", second(call(c, fusewire.OpOpen, link.NodeId, &fuse.OpenIn{})), unix.ELOOP},
+		{"truncation of a link", second(call(c, fusewire.OpSetAttr, link.NodeId, &size)), unix.ELOOP},
+		{"truncation of a directory", second(call(c, fusewire.OpSetAttr, 1, &size)), unix.EISDIR},
+		{"open of a directory", second(call(c, fusewire.OpOpen, 1, &fuse.OpenIn{})), unix.EISDIR},
+		{"lookup in a file", second(call(c, fusewire.OpLookup, mine.NodeId, none, "x")), unix.ENOTDIR},
+		{"readlink of a file", second(call(c, fusewire.OpReadlink, mine.NodeId, none)), unix.EINVAL},
+		{"rename to another's node", second(call(c, fusewire.OpRename2, 1, &fuse.RenameIn{Newdir: f.NodeId}, "a", "b")), unix.ESTALE},
+		{"link of a directory", second(call(c, fusewire.OpLink, 1, &fuse.LinkIn{Oldnodeid: 1}, "d")), unix.EPERM},
+		{"device", second(call(c, fusewire.OpMknod, 1, &fuse.MknodIn{Mode: unix.S_IFBLK | 0o600, Rdev: 0x801}, "sda1")), unix.EPERM},
+		{"ioctl", second(call(c, fusewire.OpIoctl, 1, &fuse.IoctlIn{})), unix.ENOTTY},
 		{"unknown operation", second(call(c, 63, 1, none)), unix.ENOSYS},
 		{"opcode out of range", second(call(c, 1<<31, 1, none)), unix.ENOSYS},
 		{"second INIT", second(c.init(0)), unix.EINVAL},
@@ -384,11 +386,11 @@ func TestStrangers(t *testing.T) {
 	}
 	for _, name := range []string{"", ".", "..", "a/b", "/", strings.Repeat("x", 1025)} {
 		for _, st := range []fuse.Status{
-			second(call(c, opLookup, 1, none, name)),
-			second(call(c, opUnlink, 1, none, name)),
-			second(call(c, opMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, name)),
-			second(call(c, opCreate, 1, &fuse.CreateIn{Flags: unix.O_RDWR}, name)),
-			second(call(c, opRename2, 1, &fuse.RenameIn{Newdir: 1}, "mine", name)),
+			second(call(c, fusewire.OpLookup, 1, none, name)),
+			second(call(c, fusewire.OpUnlink, 1, none, name)),
+			second(call(c, fusewire.OpMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, name)),
+			second(call(c, fusewire.OpCreate, 1, &fuse.CreateIn{Flags: unix.O_RDWR}, name)),
+			second(call(c, fusewire.OpRename2, 1, &fuse.RenameIn{Newdir: 1}, "mine", name)),
 		} {
 			if st != fuse.EINVAL && st != fuse.Status(unix.ENAMETOOLONG) {
 				t.Errorf("name %.10q: %v", name, st)
@@ -402,7 +404,7 @@ func second[T any](_ T, st fuse.Status) fuse.Status { return st }
 // TestMessages sends what is no request, or has no room for a reply.
 func TestMessages(t *testing.T) {
 	c := newClient(t, newLoopback(t, t.TempDir()), Options{MaxIO: 8192})
-	good := message(opGetAttr, 1, 1, &fuse.GetAttrIn{})
+	good := message(fusewire.OpGetAttr, 1, 1, &fuse.GetAttrIn{})
 	out := make([]byte, 100000)
 	for name, msg := range map[string][]byte{
 		"empty":     {},
@@ -422,16 +424,16 @@ func TestMessages(t *testing.T) {
 		t.Errorf("no reply buffer: %d, %v", n, err)
 	}
 	n, err := c.s.Handle([][]byte{good}, [][]byte{out[:20]})
-	if err != nil || n != outHeaderSize || int32(binary.NativeEndian.Uint32(out[4:])) != -int32(unix.EIO) {
+	if err != nil || n != fusewire.OutHeaderSize || int32(binary.NativeEndian.Uint32(out[4:])) != -int32(unix.EIO) {
 		t.Errorf("room for an error: %d, %v", n, err)
 	}
 	f := c.create("f")
-	n, err = c.s.Handle([][]byte{message(opRead, 1, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Size: 100})}, [][]byte{out[:100]})
-	if err != nil || n != outHeaderSize || int32(binary.NativeEndian.Uint32(out[4:])) != -int32(unix.EINVAL) {
+	n, err = c.s.Handle([][]byte{message(fusewire.OpRead, 1, f.NodeId, &fuse.ReadIn{Fh: f.Fh, Size: 100})}, [][]byte{out[:100]})
+	if err != nil || n != fusewire.OutHeaderSize || int32(binary.NativeEndian.Uint32(out[4:])) != -int32(unix.EINVAL) {
 		t.Errorf("READ without room: %d, %v", n, err)
 	}
-	for opcode := range uint32(opCount) {
-		if op := operations[opcode]; op.run == nil || opcode == opIoctl {
+	for opcode := range uint32(fusewire.OpCount) {
+		if op := operations[opcode]; op.run == nil || opcode == fusewire.OpIoctl {
 			continue
 		}
 		msg := message(opcode, c.next(), 1, none, make([]byte, 3))
@@ -461,13 +463,13 @@ func TestInit(t *testing.T) {
 	} {
 		s := New(b, tc.o)
 		c := &client{t: t, s: s}
-		if _, st := call(c, opLookup, 1, none, "x"); st != fuse.Status(unix.EPROTO) {
+		if _, st := call(c, fusewire.OpLookup, 1, none, "x"); st != fuse.Status(unix.EPROTO) {
 			t.Errorf("%s: LOOKUP before INIT: %v", tc.name, st)
 		}
-		if _, st := call(c, opInit, 0, &fuse.InitIn{Major: 7, Minor: 22}); st != fuse.Status(unix.EPROTO) {
+		if _, st := call(c, fusewire.OpInit, 0, &fuse.InitIn{Major: 7, Minor: 22}); st != fuse.Status(unix.EPROTO) {
 			t.Errorf("%s: INIT of 7.22: %v", tc.name, st)
 		}
-		out, st := call(c, opInit, 0, &fuse.InitIn{Major: 8, Minor: 1})
+		out, st := call(c, fusewire.OpInit, 0, &fuse.InitIn{Major: 8, Minor: 1})
 		if st != fuse.OK || binary.NativeEndian.Uint32(out) != 7 {
 			t.Errorf("%s: INIT of 8.1: %v", tc.name, st)
 		}
@@ -483,14 +485,14 @@ func TestInit(t *testing.T) {
 			if !tc.o.ReadOnly {
 				c2.create(strings.ReplaceAll(tc.name, " ", ""))
 			}
-			if _, st := call(c, opDestroy, 0, none); st != fuse.OK {
+			if _, st := call(c, fusewire.OpDestroy, 0, none); st != fuse.OK {
 				t.Errorf("%s: DESTROY: %v", tc.name, st)
 			}
 			b.check(t)
 		}
 		s.Close()
 		s.Close()
-		if _, st := call(c, opLookup, 1, none, "x"); st != fuse.Status(unix.ENOTCONN) {
+		if _, st := call(c, fusewire.OpLookup, 1, none, "x"); st != fuse.Status(unix.ENOTCONN) {
 			t.Errorf("%s: LOOKUP after Close: %v", tc.name, st)
 		}
 	}
@@ -503,7 +505,7 @@ func TestReadOnly(t *testing.T) {
 	}
 	c := newClient(t, newLoopback(t, dir), Options{ReadOnly: true})
 	f := c.lookup(1, "f")
-	for opcode := range uint32(opCount) {
+	for opcode := range uint32(fusewire.OpCount) {
 		if op := operations[opcode]; op.changes {
 			if _, st := c.raw(message(opcode, c.next(), f.NodeId, none, make([]byte, 100))); st != fuse.EROFS {
 				t.Errorf("%s: %v", op.name, st)
@@ -511,14 +513,14 @@ func TestReadOnly(t *testing.T) {
 		}
 	}
 	for _, flags := range []uint32{unix.O_WRONLY, unix.O_RDWR, unix.O_TRUNC} {
-		_, st := call(c, opOpen, f.NodeId, &fuse.OpenIn{Flags: flags})
+		_, st := call(c, fusewire.OpOpen, f.NodeId, &fuse.OpenIn{Flags: flags})
 		c.want(st, fuse.EROFS)
 	}
-	_, st := call(c, opAccess, f.NodeId, &fuse.AccessIn{Mask: unix.W_OK})
+	_, st := call(c, fusewire.OpAccess, f.NodeId, &fuse.AccessIn{Mask: unix.W_OK})
 	c.want(st, fuse.EROFS)
-	body, st := call(c, opOpen, f.NodeId, &fuse.OpenIn{Flags: unix.O_RDONLY})
+	body, st := call(c, fusewire.OpOpen, f.NodeId, &fuse.OpenIn{Flags: unix.O_RDONLY})
 	o := ok[fuse.OpenOut](t, body, st)
-	got, st := call(c, opRead, f.NodeId, &fuse.ReadIn{Fh: o.Fh, Size: 100})
+	got, st := call(c, fusewire.OpRead, f.NodeId, &fuse.ReadIn{Fh: o.Fh, Size: 100})
 	c.want(st, fuse.OK)
 	if string(got) != "data" {
 		t.Errorf("%q", got)
@@ -535,9 +537,9 @@ func TestBounds(t *testing.T) {
 	enfile := fuse.Status(unix.ENFILE)
 	c := newClient(t, newLoopback(t, dir), Options{MaxNodes: 5, MaxHandles: 3, MaxIO: 4096})
 	f := c.lookup(1, "0") // the root counts, too
-	body, st := call(c, opOpenDir, 1, &fuse.OpenIn{})
+	body, st := call(c, fusewire.OpOpenDir, 1, &fuse.OpenIn{})
 	o := ok[fuse.OpenOut](t, body, st)
-	body, st = call(c, opReadDirPlus, 1, &fuse.ReadIn{Fh: o.Fh, Size: 4096})
+	body, st = call(c, fusewire.OpReadDirPlus, 1, &fuse.ReadIn{Fh: o.Fh, Size: 4096})
 	c.want(st, fuse.OK)
 	_, outs, err := fuse.ParseDirLookupEntries(body)
 	if err != nil || len(outs) != 12 {
@@ -552,17 +554,17 @@ func TestBounds(t *testing.T) {
 	if granted != 3 && granted != 4 { // "0" may be among them
 		t.Errorf("%d entries were looked up", granted)
 	}
-	_, st = call(c, opMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, "d")
+	_, st = call(c, fusewire.OpMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, "d")
 	c.want(st, enfile)
 	for range 2 {
-		_, st = call(c, opOpen, f.NodeId, &fuse.OpenIn{})
+		_, st = call(c, fusewire.OpOpen, f.NodeId, &fuse.OpenIn{})
 		c.want(st, fuse.OK)
 	}
-	_, st = call(c, opOpen, f.NodeId, &fuse.OpenIn{})
+	_, st = call(c, fusewire.OpOpen, f.NodeId, &fuse.OpenIn{})
 	c.want(st, enfile)
-	_, st = call(c, opRead, f.NodeId, &fuse.ReadIn{Fh: 2, Size: 4097})
+	_, st = call(c, fusewire.OpRead, f.NodeId, &fuse.ReadIn{Fh: 2, Size: 4097})
 	c.want(st, fuse.EINVAL)
-	_, st = call(c, opRead, f.NodeId, &fuse.ReadIn{Fh: 2, Size: 1, Offset: 1 << 63})
+	_, st = call(c, fusewire.OpRead, f.NodeId, &fuse.ReadIn{Fh: 2, Size: 1, Offset: 1 << 63})
 	c.want(st, fuse.EINVAL)
 }
 
@@ -604,24 +606,24 @@ func TestForgetWhileInUse(t *testing.T) {
 	f := c.create("f")
 	done := make(chan fuse.Status)
 	go func() {
-		_, st := call(c, opGetAttr, f.NodeId, &fuse.GetAttrIn{Flags_: fuse.FUSE_GETATTR_FH, Fh_: f.Fh})
+		_, st := call(c, fusewire.OpGetAttr, f.NodeId, &fuse.GetAttrIn{Flags_: fuse.FUSE_GETATTR_FH, Fh_: f.Fh})
 		done <- st
 	}()
 	<-b.entered
-	call(c, opForget, f.NodeId, &fuse.ForgetIn{Nlookup: 1 << 40})
-	_, st := call(c, opGetAttr, f.NodeId, &fuse.GetAttrIn{})
+	call(c, fusewire.OpForget, f.NodeId, &fuse.ForgetIn{Nlookup: 1 << 40})
+	_, st := call(c, fusewire.OpGetAttr, f.NodeId, &fuse.GetAttrIn{})
 	c.want(st, fuse.Status(unix.ESTALE))
 	again := c.lookup(1, "f")
 	if again.NodeId != f.NodeId {
 		t.Errorf("node %d, then %d", f.NodeId, again.NodeId)
 	}
-	_, st = call(c, opRelease, f.NodeId, &fuse.ReleaseIn{Fh: f.Fh})
+	_, st = call(c, fusewire.OpRelease, f.NodeId, &fuse.ReleaseIn{Fh: f.Fh})
 	c.want(st, fuse.OK)
 	batch := make([]byte, 32)
 	binary.NativeEndian.PutUint64(batch, f.NodeId)
 	binary.NativeEndian.PutUint64(batch[8:], 1)
 	binary.NativeEndian.PutUint64(batch[16:], 12345)
-	call(c, opBatchForget, 0, &batchForgetIn{Count: 1000}, batch)
+	call(c, fusewire.OpBatchForget, 0, &batchForgetIn{Count: 1000}, batch)
 	if n := len(b.lookups); n != 1 {
 		t.Errorf("%d nodes while one is in use", n)
 	}
@@ -637,17 +639,17 @@ func TestInterrupt(t *testing.T) {
 	// Two that wait for a lock would fill the session, but for their own bound.
 	done := make(chan fuse.Status, 2)
 	lock := fuse.LkIn{Fh: f.Fh, Owner: 1, Lk: fuse.FileLock{End: 10, Typ: unix.F_WRLCK}}
-	go func() { _, st := c.raw(message(opSetLkw, 1001, f.NodeId, &lock)); done <- st }()
+	go func() { _, st := c.raw(message(fusewire.OpSetLkw, 1001, f.NodeId, &lock)); done <- st }()
 	<-b.entered
-	_, st := call(c, opSetLkw, f.NodeId, &lock)
+	_, st := call(c, fusewire.OpSetLkw, f.NodeId, &lock)
 	c.want(st, fuse.Status(unix.ENOLCK))
-	go func() { _, st := c.raw(message(opGetAttr, 1003, f.NodeId, &fuse.GetAttrIn{})); done <- st }()
+	go func() { _, st := c.raw(message(fusewire.OpGetAttr, 1003, f.NodeId, &fuse.GetAttrIn{})); done <- st }()
 	<-b.entered
-	_, st = call(c, opInterrupt, 0, &fuse.InterruptIn{Unique: 999})
+	_, st = call(c, fusewire.OpInterrupt, 0, &fuse.InterruptIn{Unique: 999})
 	c.want(st, fuse.EAGAIN)
 	for _, u := range []uint64{1001, 1003} {
 		for range 2 {
-			_, st = call(c, opInterrupt, 0, &fuse.InterruptIn{Unique: u})
+			_, st = call(c, fusewire.OpInterrupt, 0, &fuse.InterruptIn{Unique: u})
 			if st == fuse.EAGAIN { // it has ended since the first
 				break
 			}
@@ -656,7 +658,7 @@ func TestInterrupt(t *testing.T) {
 		c.want(<-done, fuse.EINTR)
 	}
 	// Close interrupts, too.
-	go func() { _, st := c.raw(message(opGetAttr, 1005, f.NodeId, &fuse.GetAttrIn{})); done <- st }()
+	go func() { _, st := c.raw(message(fusewire.OpGetAttr, 1005, f.NodeId, &fuse.GetAttrIn{})); done <- st }()
 	<-b.entered
 	c.s.Close()
 	c.want(<-done, fuse.EINTR)
@@ -673,26 +675,26 @@ func TestLocks(t *testing.T) {
 	one, two := newClient(t, b, Options{Locks: true}), newClient(t, b, Options{Locks: true})
 	open := func(c *client) fuse.LkIn {
 		f := c.lookup(1, "f")
-		body, st := call(c, opOpen, f.NodeId, &fuse.OpenIn{Flags: unix.O_RDWR})
+		body, st := call(c, fusewire.OpOpen, f.NodeId, &fuse.OpenIn{Flags: unix.O_RDWR})
 		o := ok[fuse.OpenOut](t, body, st)
 		in := fuse.LkIn{Fh: o.Fh, Owner: 42, Lk: fuse.FileLock{End: 9, Typ: unix.F_WRLCK}}
 		in.NodeId = f.NodeId
 		return in
 	}
 	a, z := open(one), open(two)
-	_, st := call(one, opSetLk, a.NodeId, &a)
+	_, st := call(one, fusewire.OpSetLk, a.NodeId, &a)
 	one.want(st, fuse.OK)
-	_, st = call(two, opSetLk, z.NodeId, &z)
+	_, st = call(two, fusewire.OpSetLk, z.NodeId, &z)
 	two.want(st, fuse.EAGAIN)
-	body, st := call(two, opGetLk, z.NodeId, &z)
+	body, st := call(two, fusewire.OpGetLk, z.NodeId, &z)
 	if l := ok[fuse.LkOut](t, body, st); l.Lk.Typ != unix.F_WRLCK {
 		t.Errorf("GETLK: %+v", l)
 	}
 	one.s.Close()
-	_, st = call(two, opSetLk, z.NodeId, &z)
+	_, st = call(two, fusewire.OpSetLk, z.NodeId, &z)
 	two.want(st, fuse.OK)
 	z.Lk.Start = 10
-	_, st = call(two, opSetLk, z.NodeId, &z)
+	_, st = call(two, fusewire.OpSetLk, z.NodeId, &z)
 	two.want(st, fuse.EINVAL)
 }
 

@@ -5,58 +5,6 @@ package fusesession
 
 import "github.com/hanwen/go-fuse/v2/fuse"
 
-// Opcodes, as in include/uapi/linux/fuse.h. go-fuse keeps its own unexported.
-const (
-	opLookup          = 1
-	opForget          = 2
-	opGetAttr         = 3
-	opSetAttr         = 4
-	opReadlink        = 5
-	opSymlink         = 6
-	opMknod           = 8
-	opMkdir           = 9
-	opUnlink          = 10
-	opRmdir           = 11
-	opRename          = 12
-	opLink            = 13
-	opOpen            = 14
-	opRead            = 15
-	opWrite           = 16
-	opStatfs          = 17
-	opRelease         = 18
-	opFsync           = 20
-	opSetXAttr        = 21
-	opGetXAttr        = 22
-	opListXAttr       = 23
-	opRemoveXAttr     = 24
-	opFlush           = 25
-	opInit            = 26
-	opOpenDir         = 27
-	opReadDir         = 28
-	opReleaseDir      = 29
-	opFsyncDir        = 30
-	opGetLk           = 31
-	opSetLk           = 32
-	opSetLkw          = 33
-	opAccess          = 34
-	opCreate          = 35
-	opInterrupt       = 36
-	opDestroy         = 38
-	opIoctl           = 39
-	opNotifyReply     = 41
-	opBatchForget     = 42
-	opFallocate       = 43
-	opReadDirPlus     = 44
-	opRename2         = 45
-	opLseek           = 46
-	opCopyFileRange   = 47
-	opTmpfile         = 51
-	opStatx           = 52
-	opCopyFileRange64 = 53
-
-	opCount = 64
-)
-
 // Notification codes, as they go in the header's error field.
 const (
 	noteInvalInode = 2
@@ -65,16 +13,11 @@ const (
 )
 
 const (
-	inHeaderSize  = 40
-	outHeaderSize = 16
-
 	// initIn35Size is struct fuse_init_in up to 7.35.
 	initIn35Size   = 16
 	initOutSize    = 64
 	setXAttrInSize = 8 // without SETXATTR_EXT
 	forgetOneSize  = 16
-	entryOutSize   = 128
-	direntSize     = 24
 
 	releaseFlockUnlock = 1 << 1 // FUSE_RELEASE_FLOCK_UNLOCK
 	fsyncDataSync      = 1 << 0 // FUSE_FSYNC_FDATASYNC

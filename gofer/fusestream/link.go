@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"fsva/gofer/fusewire"
 )
 
 // GuestWindow is a window as its guest sees it. Package window has one.
@@ -136,7 +138,7 @@ func (l *link) send(buf []byte) (slot int64, err error) {
 
 // takeSlot returns a place in the window for the data of a message; -1: none.
 func (l *link) takeSlot(msg []byte) int64 {
-	if l.window == nil || opcodeOf(msg) != opWrite || len(msg)-writeHead < windowMin || len(msg)-writeHead > writeSlot {
+	if l.window == nil || opcodeOf(msg) != fusewire.OpWrite || len(msg)-writeHead < windowMin || len(msg)-writeHead > writeSlot {
 		return -1
 	}
 	select {
@@ -212,7 +214,7 @@ func (l *link) read(buf *[]byte) (m message, err error) {
 			return m, fmt.Errorf("%w: data outside of the window", errFrame)
 		}
 	}
-	if len(m.fuse) < outHeaderSize || int(u32(m.fuse, 0)) != len(m.fuse)+len(m.data) {
+	if len(m.fuse) < fusewire.OutHeaderSize || int(u32(m.fuse, 0)) != len(m.fuse)+len(m.data) {
 		return m, fmt.Errorf("%w: a message of %d bytes", errFrame, len(m.fuse))
 	}
 	return m, nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // errLost, as the errno of a step, says that the connection is lost: the step is done
@@ -23,10 +25,10 @@ type call struct {
 // call sends a request of the relay's own and waits for the reply, whose body it
 // returns.
 func (r *Relay) call(q *request, l *link, opcode uint32, nodeID uint64, args []byte) ([]byte, unix.Errno) {
-	b := make([]byte, overhead+inHeaderSize, overhead+inHeaderSize+len(args))
+	b := make([]byte, overhead+fusewire.InHeaderSize, overhead+fusewire.InHeaderSize+len(args))
 	b = append(b, args...)
 	msg := b[overhead:]
-	copy(msg[24:inHeaderSize-4], q.msg[24:]) // on behalf of the same user
+	copy(msg[24:fusewire.InHeaderSize-4], q.msg[24:]) // on behalf of the same user
 	binary.NativeEndian.PutUint32(msg[0:], uint32(len(msg)))
 	binary.NativeEndian.PutUint32(msg[atOpcode:], opcode)
 	put64(msg, atNode, nodeID)
@@ -56,7 +58,7 @@ func (r *Relay) call(q *request, l *link, opcode uint32, nodeID uint64, args []b
 		if e := replyError(reply); e != 0 {
 			return nil, unix.Errno(-e)
 		}
-		return reply[outHeaderSize:], 0
+		return reply[fusewire.OutHeaderSize:], 0
 	case <-changed: // the only change there is of a connection is its end
 		return nil, errLost
 	}
@@ -107,7 +109,7 @@ func (r *Relay) find(q *request, l *link, n *node, depth int) unix.Errno {
 	r.mu.Lock()
 	dir := parent.server
 	r.mu.Unlock()
-	body, e := r.call(q, l, opLookup, dir, append([]byte(name), 0))
+	body, e := r.call(q, l, fusewire.OpLookup, dir, append([]byte(name), 0))
 	if e == unix.ENOENT {
 		e = unix.ESTALE
 	}
@@ -115,7 +117,7 @@ func (r *Relay) find(q *request, l *link, n *node, depth int) unix.Errno {
 		return e
 	}
 	var out fuse.EntryOut
-	if copy(bytesOf(&out), body) < entryOutSize {
+	if copy(bytesOf(&out), body) < fusewire.EntryOutSize {
 		return unix.EIO
 	}
 	if out.NodeId == 0 {
@@ -162,9 +164,9 @@ func (r *Relay) reopen(q *request, l *link, id uint64) unix.Errno {
 	r.mu.Unlock()
 	args := make([]byte, 8)
 	binary.NativeEndian.PutUint32(args, f.flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC))
-	opcode := uint32(opOpen)
+	opcode := uint32(fusewire.OpOpen)
 	if f.dir {
-		opcode = opOpenDir
+		opcode = fusewire.OpOpenDir
 	}
 	body, e := r.call(q, l, opcode, server, args)
 	if e != 0 {
@@ -189,11 +191,11 @@ func (r *Relay) reopen(q *request, l *link, id uint64) unix.Errno {
 
 // release closes a file at the gofer. There is nobody to tell of an error.
 func (r *Relay) release(l *link, node, fh uint64, dir bool) {
-	b := make([]byte, overhead+inHeaderSize+24)
+	b := make([]byte, overhead+fusewire.InHeaderSize+24)
 	msg := b[overhead:]
-	opcode := uint32(opRelease)
+	opcode := uint32(fusewire.OpRelease)
 	if dir {
-		opcode = opReleaseDir
+		opcode = fusewire.OpReleaseDir
 	}
 	binary.NativeEndian.PutUint32(msg[0:], uint32(len(msg)))
 	binary.NativeEndian.PutUint32(msg[atOpcode:], opcode)

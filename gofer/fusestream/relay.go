@@ -16,6 +16,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // RelayOptions configure a Relay.
@@ -179,7 +181,7 @@ func (r *Relay) initialize() error {
 			return err
 		}
 		msg := buf[overhead : overhead+n]
-		if n < inHeaderSize || opcodeOf(msg) != opInit {
+		if n < fusewire.InHeaderSize || opcodeOf(msg) != fusewire.OpInit {
 			return fmt.Errorf("the kernel begins with operation %d", opcodeOf(msg))
 		}
 		if _, err := r.link.send(buf[:overhead+n]); err != nil {
@@ -194,11 +196,11 @@ func (r *Relay) initialize() error {
 		if e := replyError(m.fuse); e != 0 {
 			err = fmt.Errorf("INIT: %w", unix.Errno(-e))
 		}
-		copy(bytesOf(&r.initOut), m.fuse[outHeaderSize:])
+		copy(bytesOf(&r.initOut), m.fuse[fusewire.OutHeaderSize:])
 		if werr := r.dev.write(0, m.fuse, nil); err == nil && werr != nil {
 			err = fmt.Errorf("answer INIT: %w", werr)
 		}
-		if err != nil || len(m.fuse) > outHeaderSize+8 {
+		if err != nil || len(m.fuse) > fusewire.OutHeaderSize+8 {
 			return err
 		}
 		// It only said which version it wants.
@@ -224,7 +226,7 @@ func (r *Relay) reinitialize(l *link) error {
 		return fmt.Errorf("INIT: %w", unix.Errno(-e))
 	}
 	var out fuse.InitOut
-	copy(bytesOf(&out), m.fuse[outHeaderSize:])
+	copy(bytesOf(&out), m.fuse[fusewire.OutHeaderSize:])
 	if out.Flags64() != r.initOut.Flags64() || out.MaxWrite < r.initOut.MaxWrite || out.MaxPages < r.initOut.MaxPages {
 		return fmt.Errorf("%w: the volume has other capabilities than before; mount it again", ErrRefused)
 	}

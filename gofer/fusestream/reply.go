@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // readLink delivers what comes on a connection until it ends, and returns why.
@@ -94,11 +96,11 @@ func (r *Relay) acceptLocked(q *request, l *link, msg []byte) (undo func(), ok b
 		}
 		return u64(q.msg, at)
 	}
-	failed, body := replyError(msg) != 0, msg[outHeaderSize:]
+	failed, body := replyError(msg) != 0, msg[fusewire.OutHeaderSize:]
 	t := &r.table
 	n := t.nodes[get(atNode)]
 	switch q.opcode {
-	case opRelease, opReleaseDir:
+	case fusewire.OpRelease, fusewire.OpReleaseDir:
 		if hasArgs(q.msg, 8) {
 			delete(t.files, get(atArg))
 		}
@@ -108,51 +110,51 @@ func (r *Relay) acceptLocked(q *request, l *link, msg []byte) (undo func(), ok b
 		return nil, failed || n != nil || get(atNode) == 0
 	}
 	switch q.opcode {
-	case opLookup, opMknod, opMkdir, opSymlink, opLink, opCreate, opTmpfile:
-		if len(body) < entryOutSize {
+	case fusewire.OpLookup, fusewire.OpMknod, fusewire.OpMkdir, fusewire.OpSymlink, fusewire.OpLink, fusewire.OpCreate, fusewire.OpTmpfile:
+		if len(body) < fusewire.EntryOutSize {
 			return nil, false
 		}
 		name := nameAt(q.msg, nameOffset(q.opcode), 0)
-		if q.opcode == opTmpfile {
+		if q.opcode == fusewire.OpTmpfile {
 			name = ""
 		}
 		child := r.entryLocked(n, name, body, l)
 		if child == nil { // there is no such name
-			return nil, q.opcode == opLookup
+			return nil, q.opcode == fusewire.OpLookup
 		}
 		undo = func() { r.forget(func(t *nodeTable) { t.forget(child.id, 1) }) }
-		if q.opcode == opCreate || q.opcode == opTmpfile {
-			if len(body) < entryOutSize+openOutSize || !hasArgs(q.msg, 16) {
+		if q.opcode == fusewire.OpCreate || q.opcode == fusewire.OpTmpfile {
+			if len(body) < fusewire.EntryOutSize+openOutSize || !hasArgs(q.msg, 16) {
 				return undo, false
 			}
-			f := r.openedLocked(child, false, u32(q.msg, atArg), body[entryOutSize:], l)
+			f := r.openedLocked(child, false, u32(q.msg, atArg), body[fusewire.EntryOutSize:], l)
 			forget := undo
 			undo = func() { r.drop(f, l); forget() }
 		}
-	case opOpen, opOpenDir:
+	case fusewire.OpOpen, fusewire.OpOpenDir:
 		if len(body) < openOutSize || !hasArgs(q.msg, 8) {
 			return nil, false
 		}
-		f := r.openedLocked(n, q.opcode == opOpenDir, u32(q.msg, atArg), body, l)
+		f := r.openedLocked(n, q.opcode == fusewire.OpOpenDir, u32(q.msg, atArg), body, l)
 		undo = func() { r.drop(f, l) }
-	case opReadDirPlus:
+	case fusewire.OpReadDirPlus:
 		r.listedLocked(n, body, l)
-	case opUnlink, opRmdir:
+	case fusewire.OpUnlink, fusewire.OpRmdir:
 		t.removed(n, nameAt(q.msg, 0, 0))
-	case opRename, opRename2:
+	case fusewire.OpRename, fusewire.OpRename2:
 		size := nameOffset(q.opcode)
-		exchange := q.opcode == opRename2 && u32(q.msg, atArg2)&unix.RENAME_EXCHANGE != 0
+		exchange := q.opcode == fusewire.OpRename2 && u32(q.msg, atArg2)&unix.RENAME_EXCHANGE != 0
 		if to := t.nodes[get(atArg)]; to != nil {
 			t.renamed(n, nameAt(q.msg, size, 0), to, nameAt(q.msg, size, 1), exchange)
 		}
-	case opWrite:
+	case fusewire.OpWrite:
 		n.writes++
 		n.unsynced = true
-	case opFsync:
+	case fusewire.OpFsync:
 		if n.writes == q.mark {
 			n.unsynced = false
 		}
-	case opCopyFileRange, opCopyFileRange64:
+	case fusewire.OpCopyFileRange, fusewire.OpCopyFileRange64:
 		if to := t.nodes[get(56)]; to != nil {
 			to.writes++
 			to.unsynced = true
@@ -186,13 +188,13 @@ func (r *Relay) openedLocked(n *node, dir bool, flags uint32, b []byte, l *link)
 
 // listedLocked takes note of the entries of a READDIRPLUS.
 func (r *Relay) listedLocked(dir *node, b []byte, l *link) {
-	for len(b) >= entryOutSize+direntSize {
-		length := int(u32(b, entryOutSize+16))
-		size := entryOutSize + (direntSize+length+7)&^7
+	for len(b) >= fusewire.EntryOutSize+fusewire.DirentSize {
+		length := int(u32(b, fusewire.EntryOutSize+16))
+		size := fusewire.EntryOutSize + (fusewire.DirentSize+length+7)&^7
 		if length < 0 || size > len(b) {
 			return
 		}
-		r.entryLocked(dir, string(b[entryOutSize+direntSize:entryOutSize+direntSize+length]), b, l)
+		r.entryLocked(dir, string(b[fusewire.EntryOutSize+fusewire.DirentSize:fusewire.EntryOutSize+fusewire.DirentSize+length]), b, l)
 		b = b[size:]
 	}
 }
@@ -216,10 +218,10 @@ func (r *Relay) notification(msg []byte) []byte {
 	)
 	msg = append([]byte(nil), msg...)
 	node := func(at int) bool {
-		if len(msg) < outHeaderSize+at+8 {
+		if len(msg) < fusewire.OutHeaderSize+at+8 {
 			return false
 		}
-		id := u64(msg, outHeaderSize+at)
+		id := u64(msg, fusewire.OutHeaderSize+at)
 		if id == rootID {
 			return true
 		}
@@ -227,7 +229,7 @@ func (r *Relay) notification(msg []byte) []byte {
 		defer r.mu.Unlock()
 		n := r.table.byServer[id]
 		if n != nil {
-			put64(msg, outHeaderSize+at, n.id)
+			put64(msg, fusewire.OutHeaderSize+at, n.id)
 		}
 		return n != nil
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // ownUnique is set in the unique IDs of the relay's own requests. The kernel counts
@@ -65,20 +67,20 @@ func targets(msg []byte, into []target) []target {
 		}
 	}
 	switch opcodeOf(msg) {
-	case opRename, opRename2, opLink:
+	case fusewire.OpRename, fusewire.OpRename2, fusewire.OpLink:
 		arg(atArg, false, 0)
-	case opRead, opWrite, opRelease, opReleaseDir, opFsync, opFsyncDir, opFlush, opReadDir, opReadDirPlus,
-		opGetLk, opSetLk, opSetLkw, opFallocate, opLseek:
+	case fusewire.OpRead, fusewire.OpWrite, fusewire.OpRelease, fusewire.OpReleaseDir, fusewire.OpFsync, fusewire.OpFsyncDir, fusewire.OpFlush, fusewire.OpReadDir, fusewire.OpReadDirPlus,
+		fusewire.OpGetLk, fusewire.OpSetLk, fusewire.OpSetLkw, fusewire.OpFallocate, fusewire.OpLseek:
 		arg(atArg, true, atNode)
-	case opCopyFileRange, opCopyFileRange64:
+	case fusewire.OpCopyFileRange, fusewire.OpCopyFileRange64:
 		arg(atArg, true, atNode)
 		arg(56, false, 0)
 		arg(64, true, 56)
-	case opGetAttr, opStatx:
+	case fusewire.OpGetAttr, fusewire.OpStatx:
 		if hasArgs(msg, 16) && u32(msg, atArg)&fuse.FUSE_GETATTR_FH != 0 {
 			arg(atArg2, true, atNode)
 		}
-	case opSetAttr:
+	case fusewire.OpSetAttr:
 		if hasArgs(msg, 16) && u32(msg, atArg)&fuse.FATTR_FH != 0 {
 			arg(atArg2, true, atNode)
 		}
@@ -95,18 +97,18 @@ func targets(msg []byte, into []target) []target {
 // between.
 func replayable(msg []byte, f *openFile, exclusive bool) bool {
 	switch opcodeOf(msg) {
-	case opLookup, opGetAttr, opReadlink, opStatfs, opRead, opReadDir, opReadDirPlus, opAccess, opGetXAttr,
-		opListXAttr, opLseek, opGetLk, opStatx, opOpenDir, opFlush, opFsync, opFsyncDir:
+	case fusewire.OpLookup, fusewire.OpGetAttr, fusewire.OpReadlink, fusewire.OpStatfs, fusewire.OpRead, fusewire.OpReadDir, fusewire.OpReadDirPlus, fusewire.OpAccess, fusewire.OpGetXAttr,
+		fusewire.OpListXAttr, fusewire.OpLseek, fusewire.OpGetLk, fusewire.OpStatx, fusewire.OpOpenDir, fusewire.OpFlush, fusewire.OpFsync, fusewire.OpFsyncDir:
 		return true
-	case opOpen:
+	case fusewire.OpOpen:
 		return hasArgs(msg, 8) && u32(msg, atArg)&unix.O_TRUNC == 0
-	case opWrite:
+	case fusewire.OpWrite:
 		return f != nil && f.flags&unix.O_APPEND == 0
-	case opSetAttr:
+	case fusewire.OpSetAttr:
 		return exclusive || hasArgs(msg, 16) && u32(msg, atArg)&fuse.FATTR_SIZE == 0
-	case opFallocate:
+	case fusewire.OpFallocate:
 		return exclusive
-	case opSetXAttr:
+	case fusewire.OpSetXAttr:
 		return hasArgs(msg, 8) && u32(msg, atArg+4) == 0
 	}
 	return false
@@ -117,7 +119,7 @@ func nameAt(msg []byte, size, i int) string {
 	if !hasArgs(msg, size) {
 		return ""
 	}
-	b := msg[inHeaderSize+size:]
+	b := msg[fusewire.InHeaderSize+size:]
 	for {
 		end := 0
 		for end < len(b) && b[end] != 0 {
@@ -134,9 +136,9 @@ func nameAt(msg []byte, size, i int) string {
 // look up a name.
 func nameOffset(opcode uint32) int {
 	switch opcode {
-	case opMknod, opCreate, opTmpfile, opRename2:
+	case fusewire.OpMknod, fusewire.OpCreate, fusewire.OpTmpfile, fusewire.OpRename2:
 		return 16
-	case opMkdir, opLink, opRename:
+	case fusewire.OpMkdir, fusewire.OpLink, fusewire.OpRename:
 		return 8
 	}
 	return 0
@@ -150,7 +152,7 @@ func (r *Relay) readDevice(i int) error {
 		if err != nil {
 			return err
 		}
-		if n < inHeaderSize {
+		if n < fusewire.InHeaderSize {
 			continue // no kernel sends it
 		}
 		q := &request{dev: i, slot: -1}
@@ -169,12 +171,12 @@ func (r *Relay) readDevice(i int) error {
 // handle begins a request. It does not wait for a connection.
 func (r *Relay) handle(q *request) {
 	switch q.opcode {
-	case opForget:
+	case fusewire.OpForget:
 		if hasArgs(q.msg, 8) {
 			r.forget(func(t *nodeTable) { t.forget(nodeOf(q.msg), u64(q.msg, atArg)) })
 		}
 		return
-	case opBatchForget:
+	case fusewire.OpBatchForget:
 		r.forget(func(t *nodeTable) {
 			if !hasArgs(q.msg, 8) {
 				return
@@ -186,12 +188,12 @@ func (r *Relay) handle(q *request) {
 			}
 		})
 		return
-	case opInterrupt:
+	case fusewire.OpInterrupt:
 		if hasArgs(q.msg, 8) {
 			r.interrupt(q)
 		}
 		return
-	case opDestroy:
+	case fusewire.OpDestroy:
 		r.answer(q, replyMessage(q.unique, 0, nil), nil)
 		return
 	}
@@ -266,11 +268,11 @@ func (r *Relay) translateLocked(q *request, l *link) (ready bool, e unix.Errno) 
 				return false, unix.EIO
 			case f.epoch != l.epoch:
 				return false, 0
-			case f.suspect && (q.opcode == opFsync || q.opcode == opFlush):
+			case f.suspect && (q.opcode == fusewire.OpFsync || q.opcode == fusewire.OpFlush):
 				f.suspect = false
 				return false, unix.EIO
 			}
-			if (q.opcode == opSetLk || q.opcode == opSetLkw) && t.at == atArg {
+			if (q.opcode == fusewire.OpSetLk || q.opcode == fusewire.OpSetLkw) && t.at == atArg {
 				f.locked = true
 			}
 			replace[i] = field{t.at, f.server}
@@ -291,7 +293,7 @@ func (r *Relay) translateLocked(q *request, l *link) (ready bool, e unix.Errno) 
 		default:
 			replace[i] = field{t.at, n.server}
 		}
-		if q.opcode == opFsync && t.at == atNode {
+		if q.opcode == fusewire.OpFsync && t.at == atNode {
 			q.mark = n.writes
 		}
 	}
@@ -341,13 +343,13 @@ func (r *Relay) settle(q *request) {
 	q.restoreLocked()
 	q.epoch, q.slot, q.on = 0, -1, nil
 	var f *openFile
-	if q.opcode == opWrite && hasArgs(q.msg, 8) {
+	if q.opcode == fusewire.OpWrite && hasArgs(q.msg, 8) {
 		f = r.table.files[u64(q.msg, atArg)]
 	}
 	again := replayable(q.msg, f, r.info.Exclusive)
 	r.mu.Unlock()
 	switch {
-	case q.opcode == opRelease || q.opcode == opReleaseDir:
+	case q.opcode == fusewire.OpRelease || q.opcode == fusewire.OpReleaseDir:
 		r.released(q)
 		r.answer(q, replyMessage(q.unique, 0, nil), nil)
 	case again:
@@ -359,7 +361,7 @@ func (r *Relay) settle(q *request) {
 
 // fail answers a request with an error.
 func (r *Relay) fail(q *request, e unix.Errno) {
-	if q.opcode == opRelease || q.opcode == opReleaseDir {
+	if q.opcode == fusewire.OpRelease || q.opcode == fusewire.OpReleaseDir {
 		// There is nothing to release where it is not open.
 		r.released(q)
 		e = 0
@@ -417,8 +419,8 @@ func (r *Relay) free(q *request) {
 
 // replyMessage makes a reply: an error, or body.
 func replyMessage(unique uint64, e unix.Errno, body []byte) []byte {
-	b := make([]byte, outHeaderSize, outHeaderSize+len(body))
-	binary.NativeEndian.PutUint32(b[0:], uint32(outHeaderSize+len(body)))
+	b := make([]byte, fusewire.OutHeaderSize, fusewire.OutHeaderSize+len(body))
+	binary.NativeEndian.PutUint32(b[0:], uint32(fusewire.OutHeaderSize+len(body)))
 	binary.NativeEndian.PutUint32(b[4:], uint32(-int32(e)))
 	binary.NativeEndian.PutUint64(b[8:], unique)
 	return append(b, body...)
@@ -469,7 +471,7 @@ func (r *Relay) forget(change func(*nodeTable)) {
 	for len(gone) > 0 {
 		part := gone[:min(len(gone), most)]
 		gone = gone[len(part):]
-		b := make([]byte, overhead+inHeaderSize+8, overhead+inHeaderSize+8+16*len(part))
+		b := make([]byte, overhead+fusewire.InHeaderSize+8, overhead+fusewire.InHeaderSize+8+16*len(part))
 		n := 0
 		for _, f := range part {
 			if f.epoch == l.epoch {
@@ -483,7 +485,7 @@ func (r *Relay) forget(change func(*nodeTable)) {
 		}
 		msg := b[overhead:]
 		binary.NativeEndian.PutUint32(msg[0:], uint32(len(msg)))
-		binary.NativeEndian.PutUint32(msg[atOpcode:], opBatchForget)
+		binary.NativeEndian.PutUint32(msg[atOpcode:], fusewire.OpBatchForget)
 		put64(msg, atUnique, ownUnique)
 		binary.NativeEndian.PutUint32(msg[atArg:], uint32(n))
 		if _, err := l.send(b); err != nil {

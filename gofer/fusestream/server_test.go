@@ -19,6 +19,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/fusewire"
 )
 
 // conns returns the two ends of a stream.
@@ -92,7 +94,7 @@ func (p *peer) frame(k kind, flags byte, parts ...[]byte) {
 
 // request makes a FUSE request.
 func newRequest(opcode uint32, unique, node uint64, args ...any) []byte {
-	b := make([]byte, inHeaderSize)
+	b := make([]byte, fusewire.InHeaderSize)
 	for _, a := range args {
 		switch a := a.(type) {
 		case string:
@@ -112,7 +114,7 @@ func newRequest(opcode uint32, unique, node uint64, args ...any) []byte {
 
 func initRequest() []byte {
 	in := fuse.InitIn{Major: 7, Minor: 40}
-	return newRequest(opInit, 1, 0, bytesOf(&in)[inHeaderSize:])
+	return newRequest(fusewire.OpInit, 1, 0, bytesOf(&in)[fusewire.InHeaderSize:])
 }
 
 // reply reads the next frame.
@@ -217,23 +219,23 @@ func TestRequests(t *testing.T) {
 		if _, b := p.reply(); replyError(b) != 0 {
 			t.Fatalf("INIT: %d", replyError(b))
 		}
-		p.frame(kindRequest, 0, newRequest(opLookup, 2, 1, "f"))
+		p.frame(kindRequest, 0, newRequest(fusewire.OpLookup, 2, 1, "f"))
 		_, b := p.reply()
-		node := u64(b, outHeaderSize)
-		p.frame(kindRequest, 0, newRequest(opOpen, 4, node, uint64(0)))
+		node := u64(b, fusewire.OutHeaderSize)
+		p.frame(kindRequest, 0, newRequest(fusewire.OpOpen, 4, node, uint64(0)))
 		_, b = p.reply()
-		fh := u64(b, outHeaderSize)
+		fh := u64(b, fusewire.OutHeaderSize)
 		for _, size := range []uint64{4096, 128 << 10, 1 << 20} {
-			p.frame(kindRequest, 0, newRequest(opRead, 6, node, fh, uint64(0), size, uint64(0), uint64(0)))
+			p.frame(kindRequest, 0, newRequest(fusewire.OpRead, 6, node, fh, uint64(0), size, uint64(0), uint64(0)))
 			h, b := p.reply()
 			n := int(min(size, 128<<10))
 			if h.window != (windowed && n >= windowMin) {
 				t.Fatalf("%d bytes: %+v", size, h)
 			}
-			data := b[min(outHeaderSize, len(b)):]
+			data := b[min(fusewire.OutHeaderSize, len(b)):]
 			if h.window {
 				ref, msg, err := takeReference(b)
-				if err != nil || ref.length != n || int(u32(msg, 0)) != outHeaderSize+n {
+				if err != nil || ref.length != n || int(u32(msg, 0)) != fusewire.OutHeaderSize+n {
 					t.Fatalf("%+v, %v", ref, err)
 				}
 				data = bytes.Clone(w.Data(ref.off, ref.length))
@@ -243,7 +245,7 @@ func TestRequests(t *testing.T) {
 				t.Errorf("%d bytes of %d", len(data), n)
 			}
 		}
-		p.frame(kindRequest, 0, newRequest(opStatfs, 8, 1)) // and all before is done
+		p.frame(kindRequest, 0, newRequest(fusewire.OpStatfs, 8, 1)) // and all before is done
 		p.reply()
 		if windowed && len(w.out) != 4 {
 			t.Errorf("%d MiB are leased, besides the client's own", len(w.out)-4)
@@ -272,22 +274,32 @@ func TestBreaches(t *testing.T) {
 		return b
 	}
 	for name, breach := range map[string]func(p *peer){
-		"unknown kind":         func(p *peer) { p.frame(9, 0) },
-		"reply from a client":  func(p *peer) { p.frame(kindReply, 0, make([]byte, 16)) },
-		"unknown flag":         func(p *peer) { p.frame(kindRequest, 2, initRequest()) },
-		"no request":           func(p *peer) { p.frame(kindRequest, 0, make([]byte, 39)) },
-		"wrong length inside":  func(p *peer) { p.frame(kindRequest, 0, make([]byte, 48)) },
-		"too long":             func(p *peer) { p.conn.Write([]byte{0, 0, 0x20, 0, 1, 0, 0, 0}) },
-		"cut off":              func(p *peer) { p.conn.Write([]byte{100, 0, 0, 0, 1, 0, 0, 0, 1}); p.conn.Close() },
-		"release of nothing":   func(p *peer) { p.frame(kindRelease, 0, make([]byte, 8)) },
-		"release of own part":  func(p *peer) { p.frame(kindRelease, 0, binary.LittleEndian.AppendUint64(nil, 1<<20)) },
-		"half a release":       func(p *peer) { p.frame(kindRelease, 0, make([]byte, 7)) },
-		"data of others":       func(p *peer) { p.frame(kindRequest, flagWindow, ref(5<<20, 4096), newRequest(opWrite, 2, 1, write)) },
-		"data beyond own part": func(p *peer) { p.frame(kindRequest, flagWindow, ref(4<<20-1, 4096), newRequest(opWrite, 2, 1, write)) },
-		"data beyond window":   func(p *peer) { p.frame(kindRequest, flagWindow, ref(1<<62, 4096), newRequest(opWrite, 2, 1, write)) },
-		"negative offset":      func(p *peer) { p.frame(kindRequest, flagWindow, ref(-4096, 8192), newRequest(opWrite, 2, 1, write)) },
-		"no reference":         func(p *peer) { p.frame(kindRequest, flagWindow, make([]byte, 15)) },
-		"too much data":        func(p *peer) { p.frame(kindRequest, flagWindow, ref(0, 2<<20), newRequest(opWrite, 2, 1, write)) },
+		"unknown kind":        func(p *peer) { p.frame(9, 0) },
+		"reply from a client": func(p *peer) { p.frame(kindReply, 0, make([]byte, 16)) },
+		"unknown flag":        func(p *peer) { p.frame(kindRequest, 2, initRequest()) },
+		"no request":          func(p *peer) { p.frame(kindRequest, 0, make([]byte, 39)) },
+		"wrong length inside": func(p *peer) { p.frame(kindRequest, 0, make([]byte, 48)) },
+		"too long":            func(p *peer) { p.conn.Write([]byte{0, 0, 0x20, 0, 1, 0, 0, 0}) },
+		"cut off":             func(p *peer) { p.conn.Write([]byte{100, 0, 0, 0, 1, 0, 0, 0, 1}); p.conn.Close() },
+		"release of nothing":  func(p *peer) { p.frame(kindRelease, 0, make([]byte, 8)) },
+		"release of own part": func(p *peer) { p.frame(kindRelease, 0, binary.LittleEndian.AppendUint64(nil, 1<<20)) },
+		"half a release":      func(p *peer) { p.frame(kindRelease, 0, make([]byte, 7)) },
+		"data of others": func(p *peer) {
+			p.frame(kindRequest, flagWindow, ref(5<<20, 4096), newRequest(fusewire.OpWrite, 2, 1, write))
+		},
+		"data beyond own part": func(p *peer) {
+			p.frame(kindRequest, flagWindow, ref(4<<20-1, 4096), newRequest(fusewire.OpWrite, 2, 1, write))
+		},
+		"data beyond window": func(p *peer) {
+			p.frame(kindRequest, flagWindow, ref(1<<62, 4096), newRequest(fusewire.OpWrite, 2, 1, write))
+		},
+		"negative offset": func(p *peer) {
+			p.frame(kindRequest, flagWindow, ref(-4096, 8192), newRequest(fusewire.OpWrite, 2, 1, write))
+		},
+		"no reference": func(p *peer) { p.frame(kindRequest, flagWindow, make([]byte, 15)) },
+		"too much data": func(p *peer) {
+			p.frame(kindRequest, flagWindow, ref(0, 2<<20), newRequest(fusewire.OpWrite, 2, 1, write))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := connect(t, s, nil)
@@ -338,9 +350,9 @@ func FuzzServer(f *testing.F) {
 		}
 		return b
 	}
-	ops := stream(initRequest(), newRequest(opLookup, 2, 1, "f"), newRequest(opOpen, 4, 2, uint64(0)),
-		newRequest(opRead, 6, 2, uint64(1), uint64(0), uint64(100_000), uint64(0), uint64(0)),
-		newRequest(opForget, 8, 2, uint64(1)))
+	ops := stream(initRequest(), newRequest(fusewire.OpLookup, 2, 1, "f"), newRequest(fusewire.OpOpen, 4, 2, uint64(0)),
+		newRequest(fusewire.OpRead, 6, 2, uint64(1), uint64(0), uint64(100_000), uint64(0), uint64(0)),
+		newRequest(fusewire.OpForget, 8, 2, uint64(1)))
 	f.Add(ops, true)
 	f.Add(ops, false)
 	release := make([]byte, headerSize+8)

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"fsva/gofer/fusesession"
+	"fsva/gofer/fusewire"
 )
 
 // serverConn is one client of a Server.
@@ -149,7 +150,7 @@ func (c *serverConn) request(body []byte, windowed bool) error {
 		// The client can change the window at any time: from now on only the copy counts.
 		body = append(append(make([]byte, 0, len(msg)+len(data)), msg...), data...)
 	}
-	if len(body) < inHeaderSize {
+	if len(body) < fusewire.InHeaderSize {
 		return fmt.Errorf("%w: request of %d bytes", errFrame, len(body))
 	}
 	room := replyRoom(body)
@@ -178,12 +179,12 @@ func (c *serverConn) handle(body []byte, room int) error {
 	var lease int64
 	var data []byte
 	leased := false
-	if c.window != nil && opcodeOf(body) == opRead && room-outHeaderSize >= windowMin {
-		lease, data, leased = c.window.Lease(room - outHeaderSize)
+	if c.window != nil && opcodeOf(body) == fusewire.OpRead && room-fusewire.OutHeaderSize >= windowMin {
+		lease, data, leased = c.window.Lease(room - fusewire.OutHeaderSize)
 	}
 	size := room
 	if leased {
-		size = outHeaderSize
+		size = fusewire.OutHeaderSize
 	}
 	buf := make([]byte, overhead+size)
 	out := [][]byte{buf[overhead:]}
@@ -199,14 +200,14 @@ func (c *serverConn) handle(body []byte, room int) error {
 			c.window.Release(lease)
 		}
 		return err
-	case leased && n-outHeaderSize >= windowMin:
-		frame.window, frame.length = true, referenceSize+outHeaderSize
+	case leased && n-fusewire.OutHeaderSize >= windowMin:
+		frame.window, frame.length = true, referenceSize+fusewire.OutHeaderSize
 		begin = 0
-		reference{lease, n - outHeaderSize}.put(buf[headerSize:])
-		n = outHeaderSize
+		reference{lease, n - fusewire.OutHeaderSize}.put(buf[headerSize:])
+		n = fusewire.OutHeaderSize
 	case leased:
 		// Little was read: it goes in the frame, and nothing has to be released.
-		buf = append(buf[:overhead+outHeaderSize], data[:n-outHeaderSize]...)
+		buf = append(buf[:overhead+fusewire.OutHeaderSize], data[:n-fusewire.OutHeaderSize]...)
 		c.window.Release(lease)
 	}
 	frame.put(buf[begin:])
