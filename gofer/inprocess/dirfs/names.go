@@ -360,6 +360,9 @@ func (n *node) losing(name string, do func() error) unix.Errno {
 		unix.Close(held)
 	default:
 		victim.keep(held)
+		if victim.Forgotten() { // since GetChild: OnForget does not come again
+			victim.OnForget()
+		}
 	}
 	return toErrno(err)
 }
