@@ -187,6 +187,9 @@ func TestAppliancesCovered(t *testing.T) {
 	}
 	for _, d := range dirs {
 		name := filepath.Base(filepath.Dir(d))
+		if name == "vm" { // any file system that a virtual machine has: TestVMExport
+			continue
+		}
 		if !slices.ContainsFunc(servers, func(s server) bool { return s.appliance == name }) {
 			t.Errorf("appliance %s has no entry in servers", name)
 		}
