@@ -211,11 +211,6 @@ func (r *Relay) drop(f *openFile, l *link) {
 // notification puts the kernel's numbers in a notification. It returns nil if the kernel
 // does not have the node.
 func (r *Relay) notification(msg []byte) []byte {
-	const (
-		invalInode = 2
-		invalEntry = 3
-		deletion   = 6
-	)
 	msg = append([]byte(nil), msg...)
 	node := func(at int) bool {
 		if len(msg) < fusewire.OutHeaderSize+at+8 {
@@ -234,11 +229,11 @@ func (r *Relay) notification(msg []byte) []byte {
 		return n != nil
 	}
 	switch replyError(msg) {
-	case invalInode, invalEntry:
+	case noteInvalInode, noteInvalEntry:
 		if node(0) {
 			return msg
 		}
-	case deletion:
+	case noteDelete:
 		if node(0) && node(8) {
 			return msg
 		}

@@ -355,8 +355,49 @@ func (r *Relay) settle(q *request) {
 	case again:
 		go r.sendLater(q)
 	default:
+		notes := uncertain(q.msg)
 		r.fail(q, unix.EIO)
+		for _, note := range notes {
+			r.notes.put(note)
+		}
 	}
+}
+
+// uncertain returns the notifications that have the kernel look again at the names
+// and directories that a request may have changed. After EIO it goes on believing what
+// it knew.
+func uncertain(msg []byte) (notes [][]byte) {
+	look := func(dir uint64, name string) {
+		inode := make([]byte, fusewire.OutHeaderSize+24)
+		put64(inode, fusewire.OutHeaderSize, dir)
+		notes = append(notes, entryNote(dir, name), notification(inode, noteInvalInode))
+	}
+	op := opcodeOf(msg)
+	switch op {
+	case fusewire.OpCreate, fusewire.OpMknod, fusewire.OpMkdir, fusewire.OpSymlink, fusewire.OpLink, fusewire.OpUnlink, fusewire.OpRmdir:
+		look(nodeOf(msg), nameAt(msg, nameOffset(op), 0))
+	case fusewire.OpRename, fusewire.OpRename2:
+		if hasArgs(msg, nameOffset(op)) {
+			look(nodeOf(msg), nameAt(msg, nameOffset(op), 0))
+			look(u64(msg, atArg), nameAt(msg, nameOffset(op), 1))
+		}
+	}
+	return notes
+}
+
+// entryNote is FUSE_NOTIFY_INVAL_ENTRY.
+func entryNote(dir uint64, name string) []byte {
+	msg := make([]byte, fusewire.OutHeaderSize+16, fusewire.OutHeaderSize+16+len(name)+1)
+	put64(msg, fusewire.OutHeaderSize, dir)
+	binary.NativeEndian.PutUint32(msg[fusewire.OutHeaderSize+8:], uint32(len(name)))
+	return notification(append(append(msg, name...), 0), noteInvalEntry)
+}
+
+// notification completes the header of a notification.
+func notification(msg []byte, code int32) []byte {
+	binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
+	binary.NativeEndian.PutUint32(msg[4:], uint32(code))
+	return msg
 }
 
 // fail answers a request with an error.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,17 +81,37 @@ func churnRound(dir string, long *os.File, round int) error {
 		return fmt.Errorf("the open file: %w", err)
 	}
 
-	// A file that comes, moves and goes.
+	// A file that comes, moves and goes. A change of names that was under way when the gofer died is EIO: it was made, or not.
+	exists := func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	}
 	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
 	content := bytes.Repeat(fmt.Appendf(nil, "round %d\n", round), 1000)
-	if err := os.WriteFile(first, content, 0o644); err != nil {
+	if err := settle(func() error { return os.WriteFile(first, content, 0o644) }, func() bool { return false }); err != nil {
 		return err
 	}
-	if err := os.Rename(first, second); err != nil {
+	if err := settle(func() error { return os.Rename(first, second) }, func() bool { return !exists(first) && exists(second) }); err != nil {
 		return err
 	}
 	if got, err := os.ReadFile(second); err != nil || !bytes.Equal(got, content) {
 		return fmt.Errorf("read what was written: %d of %d bytes, %w", len(got), len(content), err)
 	}
-	return os.Remove(second)
+	return settle(func() error { return os.Remove(second) }, func() bool { return !exists(second) })
+}
+
+// settle makes a change of names. If it is EIO it was made or not, and the kernel is soon told to look again: the change is
+// tried until it succeeds or turns out to have been made.
+func settle(change func() error, made func() bool) error {
+	err := change()
+	if !errors.Is(err, unix.EIO) {
+		return err
+	}
+	for uncertain := time.Now().Add(10 * time.Second); err != nil && !made(); err = change() {
+		if time.Now().After(uncertain) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
 }
