@@ -279,7 +279,7 @@ func TestHandshakeFails(t *testing.T) {
 		{"old", func(s *script, r request) { s.ok(r, initReply(3, 0)) }, "FUSE 7.3, need 7.8"},
 		{"notifies only", func(s *script, r request) {
 			for range 1000 {
-				s.raw(message(0, noteIncEpoch))
+				s.raw(message(0, fusewire.NoteIncEpoch))
 			}
 		}, "not FUSE"},
 	} {

@@ -16,7 +16,7 @@ import (
 
 func FuzzReplyHeader(f *testing.F) {
 	f.Add(message(2, 0, []byte("abc")), false)
-	f.Add(message(0, noteInvalInode), true)
+	f.Add(message(0, fusewire.NoteInvalInode), true)
 	f.Add([]byte{16, 0, 0}, false)
 	f.Fuzz(func(t *testing.T, msg []byte, truncated bool) {
 		h, payload, ok := parseReply(msg, truncated)
@@ -156,29 +156,29 @@ func FuzzDirents(f *testing.F) {
 }
 
 func FuzzNotification(f *testing.F) {
-	f.Add(int32(noteInvalInode), enc(fuse.NotifyInvalInodeOut{Ino: 2, Off: -1}))
-	f.Add(int32(noteInvalEntry), append(enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), "abc\x00"...))
-	f.Add(int32(noteDelete), append(enc(fuse.NotifyInvalDeleteOut{Parent: 1, Child: 2, NameLen: 3}), "abc\x00"...))
-	f.Add(int32(noteStore), append(enc(fuse.NotifyStoreOut{Nodeid: 2, Size: 2}), "ab"...))
-	f.Add(int32(noteRetrieve), enc(fuse.NotifyRetrieveOut{Nodeid: 2, Size: 2}))
-	f.Add(int32(notePrune), append(enc(fuse.NotifyPruneOut{Count: 1}), make([]byte, 8)...))
-	f.Add(int32(noteIncEpoch), []byte{})
+	f.Add(int32(fusewire.NoteInvalInode), enc(fuse.NotifyInvalInodeOut{Ino: 2, Off: -1}))
+	f.Add(int32(fusewire.NoteInvalEntry), append(enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), "abc\x00"...))
+	f.Add(int32(fusewire.NoteDelete), append(enc(fuse.NotifyInvalDeleteOut{Parent: 1, Child: 2, NameLen: 3}), "abc\x00"...))
+	f.Add(int32(fusewire.NoteStore), append(enc(fuse.NotifyStoreOut{Nodeid: 2, Size: 2}), "ab"...))
+	f.Add(int32(fusewire.NoteRetrieve), enc(fuse.NotifyRetrieveOut{Nodeid: 2, Size: 2}))
+	f.Add(int32(fusewire.NotePrune), append(enc(fuse.NotifyPruneOut{Count: 1}), make([]byte, 8)...))
+	f.Add(int32(fusewire.NoteIncEpoch), []byte{})
 	f.Fuzz(func(t *testing.T, code int32, b []byte) {
 		n, ok := parseNotification(code, b)
 		if !ok {
 			return
 		}
-		if code < 1 || code >= noteCount || noteNames[code] == "" {
+		if code < 1 || code >= fusewire.NoteCount || fusewire.NoteNames[code] == "" {
 			t.Fatalf("accepted code %d", code)
 		}
 		n.own()
 		if n.cost() > noteOverhead+len(b) {
 			t.Errorf("%d bytes take %d", len(b), n.cost())
 		}
-		if (code == noteInvalEntry || code == noteDelete) && checkName(n.name) != fuse.OK {
+		if (code == fusewire.NoteInvalEntry || code == fusewire.NoteDelete) && checkName(n.name) != fuse.OK {
 			t.Errorf("name %q", n.name)
 		}
-		if (code == noteStore || code == noteRetrieve) && n.off < 0 {
+		if (code == fusewire.NoteStore || code == fusewire.NoteRetrieve) && n.off < 0 {
 			t.Errorf("offset %d", n.off)
 		}
 	})
@@ -187,7 +187,7 @@ func FuzzNotification(f *testing.F) {
 // FuzzServer plays a hostile server as a whole: whatever it sends, methods return, and nothing unchecked comes out.
 func FuzzServer(f *testing.F) {
 	e := goodEntry(5, unix.S_IFREG)
-	f.Add(message(0, noteInvalInode, make([]byte, 24)), enc(e))
+	f.Add(message(0, fusewire.NoteInvalInode, make([]byte, 24)), enc(e))
 	f.Add([]byte{1, 2, 3}, dirent(&e, 1, 1, 8, "a"))
 	f.Fuzz(func(t *testing.T, stray, payload []byte) {
 		if len(payload) > 1<<16 || len(stray) > 1<<16 || len(stray) == 0 {

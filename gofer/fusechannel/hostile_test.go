@@ -165,27 +165,27 @@ func TestHostileMessages(t *testing.T) {
 		{"unknown notification", func(request) []byte { return message(0, 77) }},
 		{"negative notification", func(request) []byte { return message(0, -2) }},
 		{"notification 0", func(request) []byte { return message(0, 0) }},
-		{"short inval_inode", func(request) []byte { return message(0, noteInvalInode, make([]byte, 23)) }},
+		{"short inval_inode", func(request) []byte { return message(0, fusewire.NoteInvalInode, make([]byte, 23)) }},
 		{"inval_entry with a wrong length", func(request) []byte {
-			return message(0, noteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 9}), []byte("abc\x00"))
+			return message(0, fusewire.NoteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 9}), []byte("abc\x00"))
 		}},
 		{"inval_entry with a slash", func(request) []byte {
-			return message(0, noteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), []byte("a/c\x00"))
+			return message(0, fusewire.NoteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), []byte("a/c\x00"))
 		}},
 		{"delete with ..", func(request) []byte {
-			return message(0, noteDelete, enc(fuse.NotifyInvalDeleteOut{Parent: 1, NameLen: 2}), []byte("..\x00"))
+			return message(0, fusewire.NoteDelete, enc(fuse.NotifyInvalDeleteOut{Parent: 1, NameLen: 2}), []byte("..\x00"))
 		}},
 		{"store at a negative offset", func(request) []byte {
-			return message(0, noteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: 1 << 63, Size: 1}), []byte("x"))
+			return message(0, fusewire.NoteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: 1 << 63, Size: 1}), []byte("x"))
 		}},
 		{"store beyond the largest file", func(request) []byte {
-			return message(0, noteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: math.MaxInt64, Size: 1}), []byte("x"))
+			return message(0, fusewire.NoteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: math.MaxInt64, Size: 1}), []byte("x"))
 		}},
 		{"store with a wrong size", func(request) []byte {
-			return message(0, noteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Size: 2}), []byte("x"))
+			return message(0, fusewire.NoteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Size: 2}), []byte("x"))
 		}},
 		{"prune with a wrong count", func(request) []byte {
-			return message(0, notePrune, enc(fuse.NotifyPruneOut{Count: 1 << 31}), make([]byte, 8))
+			return message(0, fusewire.NotePrune, enc(fuse.NotifyPruneOut{Count: 1 << 31}), make([]byte, 8))
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -13,27 +13,6 @@ import (
 	"fsva/gofer/fusewire"
 )
 
-// Codes of notifications, as they come in the header's error field.
-const (
-	notePoll       = 1
-	noteInvalInode = 2
-	noteInvalEntry = 3
-	noteStore      = 4
-	noteRetrieve   = 5
-	noteDelete     = 6
-	noteResend     = 7
-	noteIncEpoch   = 8
-	notePrune      = 9
-
-	noteCount = 10
-)
-
-var noteNames = [noteCount]string{
-	notePoll: "POLL", noteInvalInode: "INVAL_INODE", noteInvalEntry: "INVAL_ENTRY", noteStore: "STORE",
-	noteRetrieve: "RETRIEVE", noteDelete: "DELETE", noteResend: "RESEND", noteIncEpoch: "INC_EPOCH",
-	notePrune: "PRUNE",
-}
-
 // notification is one parsed notification. Which fields matter depends on code.
 type notification struct {
 	code       int32
@@ -55,43 +34,43 @@ func parseNotification(code int32, b []byte) (n notification, ok bool) {
 	u64 := func(off int) uint64 { return binary.NativeEndian.Uint64(b[off:]) }
 	u32 := func(off int) uint32 { return binary.NativeEndian.Uint32(b[off:]) }
 	switch code {
-	case notePoll: // struct fuse_notify_poll_wakeup_out
+	case fusewire.NotePoll: // struct fuse_notify_poll_wakeup_out
 		return n, len(b) == 8
-	case noteInvalInode: // struct fuse_notify_inval_inode_out
+	case fusewire.NoteInvalInode: // struct fuse_notify_inval_inode_out
 		if len(b) != 24 {
 			return n, false
 		}
 		n.node, n.off, n.length = u64(0), int64(u64(8)), int64(u64(16))
 		return n, true
-	case noteInvalEntry: // struct fuse_notify_inval_entry_out, name
+	case fusewire.NoteInvalEntry: // struct fuse_notify_inval_entry_out, name
 		if len(b) < 16 {
 			return n, false
 		}
 		n.node, n.expireOnly = u64(0), u32(12)&fuse.EXPIRE_ONLY != 0
 		n.name, ok = noteName(b[16:], u32(8))
 		return n, ok
-	case noteDelete: // struct fuse_notify_delete_out, name
+	case fusewire.NoteDelete: // struct fuse_notify_delete_out, name
 		if len(b) < 24 {
 			return n, false
 		}
 		n.node, n.child = u64(0), u64(8)
 		n.name, ok = noteName(b[24:], u32(16))
 		return n, ok
-	case noteStore: // struct fuse_notify_store_out, data
+	case fusewire.NoteStore: // struct fuse_notify_store_out, data
 		if len(b) < 24 || uint64(len(b)-24) != uint64(u32(16)) {
 			return n, false
 		}
 		n.node, n.off, n.data = u64(0), int64(u64(8)), b[24:]
 		return n, n.off >= 0 && n.off <= math.MaxInt64-int64(len(n.data))
-	case noteRetrieve: // struct fuse_notify_retrieve_out
+	case fusewire.NoteRetrieve: // struct fuse_notify_retrieve_out
 		if len(b) != 32 {
 			return n, false
 		}
 		n.unique, n.node, n.off, n.size = u64(0), u64(8), int64(u64(16)), u32(24)
 		return n, n.off >= 0
-	case noteResend, noteIncEpoch:
+	case fusewire.NoteResend, fusewire.NoteIncEpoch:
 		return n, len(b) == 0
-	case notePrune: // struct fuse_notify_prune_out, node ids
+	case fusewire.NotePrune: // struct fuse_notify_prune_out, node ids
 		if len(b) < 16 || uint64(len(b)-16) != uint64(u32(0))*8 {
 			return n, false
 		}
@@ -114,9 +93,9 @@ func noteName(b []byte, namelen uint32) (string, bool) {
 // own makes the notification independent of the message it was parsed from.
 func (n *notification) own() {
 	switch n.code {
-	case noteStore:
+	case fusewire.NoteStore:
 		n.data = append([]byte(nil), n.data...)
-	case notePrune:
+	case fusewire.NotePrune:
 		n.nodes = make([]uint64, len(n.data)/8)
 		for i := range n.nodes {
 			n.nodes[i] = binary.NativeEndian.Uint64(n.data[8*i:])
@@ -136,15 +115,15 @@ func (c *Channel) takeNotification(code int32, payload []byte) {
 		return
 	}
 	c.stats.notes[code].Add(1)
-	if code == notePoll {
+	if code == fusewire.NotePoll {
 		return // nobody polls
 	}
-	if code == noteResend {
+	if code == fusewire.NoteResend {
 		// Not offered (HAS_RESEND): requests are not kept for it.
 		c.stats.refused.Add(1)
 		return
 	}
-	if c.notifier.Load() == nil && code != noteRetrieve {
+	if c.notifier.Load() == nil && code != fusewire.NoteRetrieve {
 		c.stats.refused.Add(1)
 		return
 	}
@@ -172,7 +151,7 @@ func (c *Channel) dispatch(ca *call, n notification) {
 	if p := c.notifier.Load(); p != nil {
 		to = *p
 	}
-	if n.code == noteRetrieve {
+	if n.code == fusewire.NoteRetrieve {
 		c.answerRetrieve(ca, to, n)
 		return
 	}
@@ -181,23 +160,23 @@ func (c *Channel) dispatch(ca *call, n notification) {
 		return
 	}
 	switch n.code {
-	case noteInvalInode:
+	case fusewire.NoteInvalInode:
 		to.InvalInode(n.node, n.off, n.length)
-	case noteInvalEntry:
+	case fusewire.NoteInvalEntry:
 		to.InvalEntry(n.node, n.name, n.expireOnly)
-	case noteDelete:
+	case fusewire.NoteDelete:
 		to.Delete(n.node, n.child, n.name)
-	case noteStore:
+	case fusewire.NoteStore:
 		if st := to.Store(n.node, uint64(n.off), n.data); st != fuse.OK {
 			c.stats.refused.Add(1)
 		}
-	case noteIncEpoch:
+	case fusewire.NoteIncEpoch:
 		if e, ok := to.(EpochNotifier); ok {
 			e.IncEpoch()
 		} else {
 			c.stats.refused.Add(1)
 		}
-	case notePrune:
+	case fusewire.NotePrune:
 		if p, ok := to.(PruneNotifier); ok {
 			p.Prune(n.nodes)
 		} else {

@@ -60,17 +60,17 @@ func TestNotifications(t *testing.T) {
 	rec := &recorder{lines: make(chan string)}
 	c := s.open(t, Options{Notify: rec})
 	// Nobody has a request under way: the background reader has to see them.
-	s.notify(notePoll, enc(uint64(1)))
-	s.notify(noteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2, Off: -1, Length: -7}))
-	s.notify(noteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), []byte("abc\x00"))
-	s.notify(noteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3, Flags: fuse.EXPIRE_ONLY}), []byte("abd\x00"))
-	s.notify(noteDelete, enc(fuse.NotifyInvalDeleteOut{Parent: 1, Child: 2, NameLen: 1}), []byte("x\x00"))
-	s.notify(noteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: 4096, Size: 4}), []byte("data"))
-	s.notify(noteIncEpoch)
-	s.notify(notePrune, enc(fuse.NotifyPruneOut{Count: 2}), enc([2]uint64{8, 9}))
-	s.notify(noteResend)
-	s.notify(noteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 42, Nodeid: 2, Offset: 10, Size: 20}))
-	s.notify(noteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 43, Nodeid: 3, Size: 1 << 31}))
+	s.notify(fusewire.NotePoll, enc(uint64(1)))
+	s.notify(fusewire.NoteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2, Off: -1, Length: -7}))
+	s.notify(fusewire.NoteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3}), []byte("abc\x00"))
+	s.notify(fusewire.NoteInvalEntry, enc(fuse.NotifyInvalEntryOut{Parent: 1, NameLen: 3, Flags: fuse.EXPIRE_ONLY}), []byte("abd\x00"))
+	s.notify(fusewire.NoteDelete, enc(fuse.NotifyInvalDeleteOut{Parent: 1, Child: 2, NameLen: 1}), []byte("x\x00"))
+	s.notify(fusewire.NoteStore, enc(fuse.NotifyStoreOut{Nodeid: 2, Offset: 4096, Size: 4}), []byte("data"))
+	s.notify(fusewire.NoteIncEpoch)
+	s.notify(fusewire.NotePrune, enc(fuse.NotifyPruneOut{Count: 2}), enc([2]uint64{8, 9}))
+	s.notify(fusewire.NoteResend)
+	s.notify(fusewire.NoteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 42, Nodeid: 2, Offset: 10, Size: 20}))
+	s.notify(fusewire.NoteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 43, Nodeid: 3, Size: 1 << 31}))
 	for _, w := range []string{"inval_inode 2 -1 -7", "inval_entry 1 abc false", "inval_entry 1 abd true", "delete 1 2 x",
 		`store 2 4096 "data"`, "inc_epoch", "prune [8 9]", "retrieve 2 10 20", "retrieve 3 0 131072"} {
 		if got := <-rec.lines; got != w {
@@ -97,8 +97,8 @@ func TestRetrieveWithoutNotifier(t *testing.T) {
 	replies := make(chan request, 1)
 	s := &script{serve: func(s *script, r request) { replies <- r }}
 	s.open(t, Options{})
-	s.notify(noteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2}))
-	s.notify(noteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 42, Nodeid: 2, Size: 20}))
+	s.notify(fusewire.NoteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2}))
+	s.notify(fusewire.NoteRetrieve, enc(fuse.NotifyRetrieveOut{NotifyUnique: 42, Nodeid: 2, Size: 20}))
 	if r := <-replies; r.opcode != fusewire.OpNotifyReply || r.unique != 42 || len(r.body) != 40 {
 		t.Errorf("%s %d with %d bytes", fusewire.OpNames[r.opcode], r.unique, len(r.body))
 	}
@@ -123,7 +123,7 @@ func TestNotifierCallsChannel(t *testing.T) {
 	n := &callBack{c: c, done: make(chan fuse.Status)}
 	c.SetNotifier(n)
 	for range 10 {
-		s.notify(noteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2}))
+		s.notify(fusewire.NoteInvalInode, enc(fuse.NotifyInvalInodeOut{Ino: 2}))
 	}
 	for range 10 {
 		must(t, "GETATTR within a notification", <-n.done)
@@ -136,14 +136,14 @@ func TestNotifyQueue(t *testing.T) {
 	var q notifyQueue
 	q.init()
 	dead := make(chan struct{})
-	big := notification{code: noteStore, data: make([]byte, noteBytesMax)}
+	big := notification{code: fusewire.NoteStore, data: make([]byte, noteBytesMax)}
 	if err := q.put(big, dead); err != nil {
 		t.Fatal(err)
 	}
 	// Full: a second one has to wait until the first is taken.
 	put := make(chan error)
-	go func() { put <- q.put(notification{code: noteInvalInode, node: 5}, dead) }()
-	if n, ok := q.get(dead); !ok || n.code != noteStore {
+	go func() { put <- q.put(notification{code: fusewire.NoteInvalInode, node: 5}, dead) }()
+	if n, ok := q.get(dead); !ok || n.code != fusewire.NoteStore {
 		t.Errorf("got %d %v", n.code, ok)
 	}
 	if err := <-put; err != nil {

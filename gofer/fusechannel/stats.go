@@ -42,7 +42,7 @@ type Stats struct {
 // counters are the atomics behind Stats.
 type counters struct {
 	ops, errs                        [fusewire.OpCount]atomic.Uint64
-	notes                            [noteCount]atomic.Uint64
+	notes                            [fusewire.NoteCount]atomic.Uint64
 	bytesIn, bytesRead, bytesWritten atomic.Uint64
 	malformed, unknown, refused      atomic.Uint64
 	forgets, skipped                 atomic.Uint64
@@ -95,7 +95,7 @@ func (c *Channel) Stats() Stats {
 			s.Latency[name] = l
 		}
 	}
-	for code, name := range noteNames {
+	for code, name := range fusewire.NoteNames {
 		if n := c.stats.notes[code].Load(); n > 0 {
 			s.Notifications[name] = n
 		}

@@ -42,7 +42,7 @@ func (s *Session) notify(code uint32, body []byte, name string) {
 func (s *Session) InvalInode(nodeID uint64, off, length int64) {
 	if s.knows(nodeID) {
 		out := fuse.NotifyInvalInodeOut{Ino: nodeID, Off: off, Length: length}
-		s.notify(noteInvalInode, bytesOf(&out), "")
+		s.notify(fusewire.NoteInvalInode, bytesOf(&out), "")
 	}
 }
 
@@ -56,7 +56,7 @@ func (s *Session) InvalEntry(parent uint64, name string, expireOnly bool) {
 			out.Flags = fuse.EXPIRE_ONLY
 		}
 		s.mu.Unlock()
-		s.notify(noteInvalEntry, bytesOf(&out), name)
+		s.notify(fusewire.NoteInvalEntry, bytesOf(&out), name)
 	}
 }
 
@@ -64,6 +64,6 @@ func (s *Session) InvalEntry(parent uint64, name string, expireOnly bool) {
 func (s *Session) Delete(parent, child uint64, name string) {
 	if name != "" && len(name) <= nameMax && s.knows(parent) {
 		out := fuse.NotifyInvalDeleteOut{Parent: parent, Child: child, NameLen: uint32(len(name))}
-		s.notify(noteDelete, bytesOf(&out), name)
+		s.notify(fusewire.NoteDelete, bytesOf(&out), name)
 	}
 }

@@ -710,7 +710,7 @@ func TestNotify(t *testing.T) {
 	want := []struct {
 		code uint32
 		size int
-	}{{noteInvalInode, 16 + 24}, {noteInvalEntry, 16 + 16 + 2}, {noteDelete, 16 + 24 + 2}}
+	}{{fusewire.NoteInvalInode, 16 + 24}, {fusewire.NoteInvalEntry, 16 + 16 + 2}, {fusewire.NoteDelete, 16 + 24 + 2}}
 	if len(got) != len(want) {
 		t.Fatalf("%d notifications", len(got))
 	}

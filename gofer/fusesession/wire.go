@@ -5,13 +5,6 @@ package fusesession
 
 import "github.com/hanwen/go-fuse/v2/fuse"
 
-// Notification codes, as they go in the header's error field.
-const (
-	noteInvalInode = 2
-	noteInvalEntry = 3
-	noteDelete     = 6
-)
-
 const (
 	// initIn35Size is struct fuse_init_in up to 7.35.
 	initIn35Size   = 16

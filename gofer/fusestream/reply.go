@@ -229,11 +229,11 @@ func (r *Relay) notification(msg []byte) []byte {
 		return n != nil
 	}
 	switch replyError(msg) {
-	case noteInvalInode, noteInvalEntry:
+	case fusewire.NoteInvalInode, fusewire.NoteInvalEntry:
 		if node(0) {
 			return msg
 		}
-	case noteDelete:
+	case fusewire.NoteDelete:
 		if node(0) && node(8) {
 			return msg
 		}

@@ -370,7 +370,7 @@ func uncertain(msg []byte) (notes [][]byte) {
 	look := func(dir uint64, name string) {
 		inode := make([]byte, fusewire.OutHeaderSize+24)
 		put64(inode, fusewire.OutHeaderSize, dir)
-		notes = append(notes, entryNote(dir, name), notification(inode, noteInvalInode))
+		notes = append(notes, entryNote(dir, name), notification(inode, fusewire.NoteInvalInode))
 	}
 	op := opcodeOf(msg)
 	switch op {
@@ -390,7 +390,7 @@ func entryNote(dir uint64, name string) []byte {
 	msg := make([]byte, fusewire.OutHeaderSize+16, fusewire.OutHeaderSize+16+len(name)+1)
 	put64(msg, fusewire.OutHeaderSize, dir)
 	binary.NativeEndian.PutUint32(msg[fusewire.OutHeaderSize+8:], uint32(len(name)))
-	return notification(append(append(msg, name...), 0), noteInvalEntry)
+	return notification(append(append(msg, name...), 0), fusewire.NoteInvalEntry)
 }
 
 // notification completes the header of a notification.

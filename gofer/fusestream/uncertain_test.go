@@ -43,7 +43,7 @@ func TestUncertain(t *testing.T) {
 				t.Errorf("header of % x", n)
 			}
 			text := fmt.Sprint(u32(n, 4), " ", u64(n, fusewire.OutHeaderSize))
-			if u32(n, 4) == noteInvalEntry {
+			if u32(n, 4) == fusewire.NoteInvalEntry {
 				name := n[fusewire.OutHeaderSize+16:]
 				if int(u32(n, fusewire.OutHeaderSize+8)) != len(name)-1 || name[len(name)-1] != 0 {
 					t.Errorf("name of % x", n)

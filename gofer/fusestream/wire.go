@@ -22,13 +22,6 @@ const (
 	writeHead = 80 // header and structure of WRITE
 )
 
-// Notification codes, as they go in the header's error field.
-const (
-	noteInvalInode = 2
-	noteInvalEntry = 3
-	noteDelete     = 6
-)
-
 func u32(b []byte, at int) uint32       { return binary.NativeEndian.Uint32(b[at:]) }
 func u64(b []byte, at int) uint64       { return binary.NativeEndian.Uint64(b[at:]) }
 func put64(b []byte, at int, v uint64)  { binary.NativeEndian.PutUint64(b[at:], v) }

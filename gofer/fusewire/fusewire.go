@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package fusewire has what all sides of the FUSE protocol need and go-fuse keeps
-// to itself: opcodes, and the sizes of structures, as in
+// to itself: opcodes, notifications and the sizes of structures, as in
 // include/uapi/linux/fuse.h.
 package fusewire
 
@@ -108,6 +108,29 @@ var OpNames = [OpCount]string{
 	OpTmpfile:         "TMPFILE",
 	OpStatx:           "STATX",
 	OpCopyFileRange64: "COPY_FILE_RANGE_64",
+}
+
+// Codes of notifications, as they go in the error field of the header.
+const (
+	NotePoll       = 1
+	NoteInvalInode = 2
+	NoteInvalEntry = 3
+	NoteStore      = 4
+	NoteRetrieve   = 5
+	NoteDelete     = 6
+	NoteResend     = 7
+	NoteIncEpoch   = 8
+	NotePrune      = 9
+
+	// NoteCount is more than any code.
+	NoteCount = 10
+)
+
+// NoteNames are the notifications' names in the kernel header, without FUSE_NOTIFY_.
+var NoteNames = [NoteCount]string{
+	NotePoll: "POLL", NoteInvalInode: "INVAL_INODE", NoteInvalEntry: "INVAL_ENTRY", NoteStore: "STORE",
+	NoteRetrieve: "RETRIEVE", NoteDelete: "DELETE", NoteResend: "RESEND", NoteIncEpoch: "INC_EPOCH",
+	NotePrune: "PRUNE",
 }
 
 // Sizes of structures, in bytes.
