@@ -25,23 +25,31 @@ func (s *Session) lookup(r *request) fuse.Status {
 	return st
 }
 
+// attrHandle returns the flags and the handle with which the file system below is asked for
+// attributes: the handle that the client names, if it has one there.
+func (s *Session) attrHandle(r *request, flags uint32, fh uint64) (uint32, uint64, fuse.Status) {
+	if flags&fuse.FUSE_GETATTR_FH == 0 {
+		return 0, 0, fuse.OK
+	}
+	h, st := s.borrow(r, 0, fh, r.NodeId, false)
+	if st != fuse.OK || h.virtual {
+		return 0, 0, st
+	}
+	return fuse.FUSE_GETATTR_FH, h.fh, fuse.OK
+}
+
 func (s *Session) getAttr(r *request) fuse.Status {
 	in, rest, ok := arg[fuse.GetAttrIn](r.msg)
 	if !ok || len(rest) > 0 {
 		return s.bad()
 	}
 	call := fuse.GetAttrIn{InHeader: r.InHeader}
-	if in.Flags_&fuse.FUSE_GETATTR_FH != 0 {
-		h, st := s.borrow(r, 0, in.Fh_, r.NodeId, false)
-		if st != fuse.OK {
-			return st
-		}
-		if !h.virtual {
-			call.Flags_, call.Fh_ = fuse.FUSE_GETATTR_FH, h.fh
-		}
+	var st fuse.Status
+	if call.Flags_, call.Fh_, st = s.attrHandle(r, in.Flags_, in.Fh_); st != fuse.OK {
+		return st
 	}
 	out := reply[fuse.AttrOut](r)
-	st := s.fs.GetAttr(r.cancel, &call, out)
+	st = s.fs.GetAttr(r.cancel, &call, out)
 	s.fixValid(&out.AttrValid, &out.AttrValidNsec)
 	out.Attr.Flags = 0
 	return st
@@ -53,17 +61,12 @@ func (s *Session) statx(r *request) fuse.Status {
 		return s.bad()
 	}
 	call := fuse.StatxIn{InHeader: r.InHeader, SxFlags: in.SxFlags, SxMask: in.SxMask}
-	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 {
-		h, st := s.borrow(r, 0, in.Fh, r.NodeId, false)
-		if st != fuse.OK {
-			return st
-		}
-		if !h.virtual {
-			call.GetattrFlags, call.Fh = fuse.FUSE_GETATTR_FH, h.fh
-		}
+	var st fuse.Status
+	if call.GetattrFlags, call.Fh, st = s.attrHandle(r, in.GetattrFlags, in.Fh); st != fuse.OK {
+		return st
 	}
 	out := reply[fuse.StatxOut](r)
-	st := s.fs.Statx(r.cancel, &call, out)
+	st = s.fs.Statx(r.cancel, &call, out)
 	s.fixValid(&out.AttrValid, &out.AttrValidNsec)
 	return st
 }
