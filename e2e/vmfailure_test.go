@@ -93,39 +93,59 @@ func TestVMKilled(t *testing.T) {
 	}
 }
 
+// churn is a workload that runs in a guest, on /data: "work churn".
+type churn struct {
+	g   *guest.Guest
+	job *guest.Job
+}
+
+func startChurn(g *guest.Guest) churn {
+	return churn{g, g.Start(guest.Command{Args: []string{"work", "churn", "/data", "/tmp/stop", "/tmp/progress"}, Timeout: 10 * time.Minute})}
+}
+
+// passes waits until the workload has done some more rounds.
+func (c churn) passes(t *testing.T, rounds int) {
+	t.Helper()
+	const patience = time.Minute
+	first := -1
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) { // there is no event to wait for
+		select {
+		case <-c.job.Done():
+			r, err := c.job.Wait()
+			t.Fatalf("the workload has ended: %v\n%s%s", err, r.Stdout, r.Stderr)
+		default:
+		}
+		r := c.g.Run(t, guest.Command{Args: []string{"cat", "/tmp/progress"}})
+		if n, err := strconv.Atoi(strings.TrimSpace(r.Stdout)); err == nil {
+			if first < 0 {
+				first = n
+			}
+			if n >= first+rounds {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the workload stands still for %v, at round %s", patience, r.Stdout)
+		}
+	}
+}
+
+// stop ends the workload, which has met nothing wrong.
+func (c churn) stop(t *testing.T) {
+	t.Helper()
+	c.g.Shell(t, "touch /tmp/stop")
+	if r, err := c.job.Wait(); err != nil || r.Code != 0 {
+		t.Errorf("the workload: %v, exit code %d\n%s%s", err, r.Code, r.Stdout, r.Stderr)
+	}
+}
+
 // TestVMGoferRestart kills the gofer under a guest that works on the volume, again and again: the guest's programs notice
 // nothing but a pause. Both ends are in the guest, because QEMU's vhost-user devices do not outlive their back end.
 func TestVMGoferRestart(t *testing.T) {
 	harness.NeedRoot(t)
 	t.Parallel()
 	g := bootWith(t, wireNamed(t, "loopback"), served{})
-	job := g.Start(guest.Command{Args: []string{"work", "churn", "/data", "/tmp/stop", "/tmp/progress"}, Timeout: 10 * time.Minute})
-	// passes waits until the workload has done some more rounds.
-	passes := func(rounds int) {
-		t.Helper()
-		const patience = time.Minute
-		first := -1
-		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-			select {
-			case <-job.Done():
-				r, err := job.Wait()
-				t.Fatalf("the workload has ended: %v\n%s%s", err, r.Stdout, r.Stderr)
-			default:
-			}
-			r := g.Run(t, guest.Command{Args: []string{"cat", "/tmp/progress"}})
-			if n, err := strconv.Atoi(strings.TrimSpace(r.Stdout)); err == nil {
-				if first < 0 {
-					first = n
-				}
-				if n >= first+rounds {
-					return
-				}
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("the workload stands still for %v, at round %s", patience, r.Stdout)
-			}
-		}
-	}
+	work := startChurn(g)
 	gofer := func() int {
 		t.Helper()
 		var s guestStat
@@ -135,7 +155,7 @@ func TestVMGoferRestart(t *testing.T) {
 		return s.GoferPID
 	}
 	for range 3 {
-		passes(5)
+		work.passes(t, 5)
 		pid := gofer()
 		g.Must(t, "kill", "-9", fmt.Sprint(pid))
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -147,10 +167,7 @@ func TestVMGoferRestart(t *testing.T) {
 			}
 		}
 	}
-	passes(5)
-	g.Shell(t, "touch /tmp/stop")
-	if r, err := job.Wait(); err != nil || r.Code != 0 {
-		t.Errorf("the workload: %v, exit code %d\n%s%s", err, r.Code, r.Stdout, r.Stderr)
-	}
+	work.passes(t, 5)
+	work.stop(t)
 	g.Shell(t, "test $(stat -c %s "+backing+"/long) = 65536; umount /data")
 }

@@ -7,14 +7,10 @@ package e2e
 
 import (
 	"encoding/json"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"fsva/e2e/guest"
 	"fsva/e2e/harness"
 )
 
@@ -38,31 +34,9 @@ func TestVMGoferRestartOnHost(t *testing.T) {
 		}
 		return s
 	}
-	job := g.Start(guest.Command{Args: []string{"work", "churn", "/data", "/tmp/stop", "/tmp/progress"}, Timeout: 10 * time.Minute})
-	// passes waits until the workload has done some more rounds.
-	passes := func(rounds int) {
-		t.Helper()
-		first := -1
-		for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-			select {
-			case <-job.Done():
-				r, err := job.Wait()
-				t.Fatalf("the workload has ended: %v\n%s%s", err, r.Stdout, r.Stderr)
-			default:
-			}
-			r := g.Run(t, guest.Command{Args: []string{"cat", "/tmp/progress"}})
-			n, err := strconv.Atoi(strings.TrimSpace(r.Stdout))
-			if err == nil && first < 0 {
-				first = n
-			}
-			if err == nil && n >= first+rounds {
-				return
-			}
-		}
-		t.Fatalf("the workload stands still; %+v", stat())
-	}
+	work := startChurn(g)
 	for i := range 3 {
-		passes(5)
+		work.passes(t, 5)
 		before := stat()
 		if before.Gofer == nil || before.Gofer.Guests != 1 || before.Gofer.WindowsUsed != 1 || before.Restarts != i {
 			t.Fatalf("before the end of the gofer: %+v, %+v", before, before.Gofer)
@@ -71,10 +45,7 @@ func TestVMGoferRestartOnHost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	passes(5)
-	g.Shell(t, "touch /tmp/stop")
-	if r, err := job.Wait(); err != nil || r.Code != 0 {
-		t.Errorf("the workload: %v, exit code %d\n%s%s", err, r.Code, r.Stdout, r.Stderr)
-	}
+	work.passes(t, 5)
+	work.stop(t)
 	g.Shell(t, "umount /data")
 }
