@@ -58,7 +58,9 @@ func Serve(ctx context.Context, conn *net.UnixConn, memory *os.File) error {
 		{memoryFollows, unix.UnixRights(int(memory.Fd()))},
 	} {
 		b := binary.LittleEndian.AppendUint64(nil, uint64(m.value))
-		if _, _, err := conn.WriteMsgUnix(b, m.rights, nil); err != nil {
+		if _, _, err := conn.WriteMsgUnix(b, m.rights, nil); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
 			return fmt.Errorf("greet an ivshmem peer: %w", err)
 		}
 	}

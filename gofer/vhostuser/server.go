@@ -62,9 +62,11 @@ func Serve(ctx context.Context, l net.Listener, dev Device, o Options) error {
 	defer conns.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The error of a close is of no use: the listener is not used any more.
-	defer l.Close()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
+	// Waited for, so that l's descriptor is gone when this returns. The error of a close is of no use then.
+	conns.Go(func() {
+		<-ctx.Done()
+		l.Close()
+	})
 
 	slots := make(chan struct{}, o.MaxConns)
 	for {
