@@ -65,8 +65,14 @@ const (
 	NetworkHost = "host"
 )
 
-// RootHost as Manifest.Root stands for a read-only view of this machine's own root file system.
-const RootHost = "host"
+// Values of Manifest.Root that are not directories.
+const (
+	RootImage = "image" // the appliance's image, from `fsva image build` or `fsva image import`
+	RootHost  = "host"  // a read-only view of this machine's own programs and libraries
+)
+
+// DefaultSuite is the Debian release of an image whose manifest names none.
+const DefaultSuite = "bookworm"
 
 // Places inside the FS server's root. The supervisor makes them, Plan refers to them.
 const (
@@ -119,6 +125,9 @@ type Manifest struct {
 	// does not agree to FUSE_PARALLEL_DIROPS, as those on libfuse 3.14 do not. One that handles a request at a time does.
 	ParallelDirops bool `toml:"parallel-dirops"`
 
+	// MaxRead is the largest read in bytes that the server is asked for; 0 means that the channel alone bounds it.
+	MaxRead int `toml:"max-read"`
+
 	Source string `toml:"source"`
 	// SourceSuffixes, when there are any, are the file names that a file source may end in.
 	SourceSuffixes []string `toml:"source-suffixes"`
@@ -133,12 +142,23 @@ type Manifest struct {
 	State bool `toml:"state"`
 	// Capabilities are what the server keeps as uid 0, without "CAP_". See Plan.Capabilities for what is added.
 	Capabilities []string `toml:"capabilities"`
-	// Root is RootHost or the absolute path of a directory; with isolation vm, whose server is fsva, it is empty.
+	// Root is RootImage, RootHost or the absolute path of a directory. It is RootImage when the manifest has none; empty for
+	// in-process file systems and with isolation vm, whose server is fsva.
 	Root string `toml:"root"`
+	// Image says what the image is built from. Without packages it can only be imported.
+	Image ImageSpec `toml:"image"`
 	// Env is added to the server's environment, which is otherwise empty but for what Plan.Env says.
 	Env map[string]string `toml:"env"`
 
 	Options []OptionSpec `toml:"option"`
+}
+
+// ImageSpec is the recipe of an appliance's image.
+type ImageSpec struct {
+	// Packages are Debian packages; what they depend on comes with them.
+	Packages []string `toml:"packages"`
+	// Suite is the Debian release that they come from; DefaultSuite when the manifest has none.
+	Suite string `toml:"suite"`
 }
 
 // Option types.
@@ -162,8 +182,15 @@ type OptionSpec struct {
 	Max         *int64   `toml:"max"`    // of an int
 	Default     string   `toml:"default"`
 	Required    bool     `toml:"required"`
-	// Writable makes the bind of a dir option writable.
+	// Writable makes the bind of a dir option writable, unless the volume is read-only.
 	Writable bool `toml:"writable"`
+	// Make are the subdirectories of a writable dir option that the server needs and that are made for it. They are in one
+	// bind with the directory, so that the server can rename from one to another.
+	Make []string `toml:"make"`
+	// List says that the option may be given several times. Args are used for each value, in the order given, unless there
+	// is a Separator: they are then used once, and ${value} is all values with the separator between them.
+	List      bool   `toml:"list"`
+	Separator string `toml:"separator"`
 	// Args join the command line when the option has a value; ${value} in them is that value, or for a file type its
 	// path inside the FS server's root. A bool's Args are used when it is true.
 	Args []string `toml:"args"`

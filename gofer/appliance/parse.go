@@ -42,6 +42,12 @@ func Parse(file string, data []byte) (Manifest, error) {
 		line, column := locate(data, key)
 		return Manifest{}, &ParseError{File: file, Line: line, Column: column, Reason: reason}
 	}
+	if m.InProcess == "" && m.Isolation != IsolationVM && m.Root == "" {
+		m.Root = RootImage
+	}
+	if len(m.Image.Packages) != 0 && m.Image.Suite == "" {
+		m.Image.Suite = DefaultSuite
+	}
 	return m, nil
 }
 
@@ -55,8 +61,11 @@ func decodeError(file string, err error) error {
 		reason := fmt.Sprintf("unknown key %q", strings.Join(key, "."))
 		if len(key) > 0 {
 			known := manifestKeys
-			if key[0] == "option" {
+			switch key[0] {
+			case "option":
 				known = optionKeys
+			case "image":
+				known = imageKeys
 			}
 			reason += didYouMean(key[len(key)-1], known)
 		}
@@ -73,10 +82,14 @@ func decodeError(file string, err error) error {
 var (
 	namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	envPattern  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	varPattern  = regexp.MustCompile(`\$\{[^}]*\}?`)
+	// packagePattern is the Debian policy manual's (5.6.7), so that no package is taken for an option of apt.
+	packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
+	suitePattern   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+	varPattern     = regexp.MustCompile(`\$\{[^}]*\}?`)
 
 	manifestKeys = tomlKeys(Manifest{})
 	optionKeys   = tomlKeys(OptionSpec{})
+	imageKeys    = tomlKeys(ImageSpec{})
 
 	isolations = []string{IsolationGVisor, IsolationProcess, IsolationNone, IsolationVM}
 	coherences = []string{CoherenceExclusive, CoherenceShared}
@@ -142,6 +155,8 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("mount"), `"mount" has no meaning for an in-process file system`
 		case m.Root != "":
 			return at("root"), `"root" has no meaning for an in-process file system`
+		case m.Image.Packages != nil || m.Image.Suite != "":
+			return at("image"), `"image" has no meaning for an in-process file system`
 		case len(m.Env) != 0:
 			return at("env"), `"env" has no meaning for an in-process file system`
 		case len(m.Capabilities) != 0:
@@ -159,16 +174,19 @@ func (m *Manifest) check() (key []any, reason string) {
 			return at("source"), `isolation "vm" and source "vm" go together`
 		case m.Isolation == IsolationVM && m.Root != "":
 			return at("root"), `"root" has no meaning with isolation "vm"`
+		case m.Isolation == IsolationVM && (m.Image.Packages != nil || m.Image.Suite != ""):
+			return at("image"), `"image" has no meaning with isolation "vm"`
 		case m.Isolation == IsolationVM:
-		case m.Root == "":
-			return at("root"), `"root" is missing: "host" or an absolute directory`
-		case m.Root != RootHost && !strings.HasPrefix(m.Root, "/"):
-			return at("root"), fmt.Sprintf("root %q is neither \"host\" nor an absolute directory", m.Root)
+		case m.Root != "" && m.Root != RootImage && m.Root != RootHost && !strings.HasPrefix(m.Root, "/"):
+			return at("root"), fmt.Sprintf("root %q is neither \"image\", \"host\" nor an absolute directory", m.Root)
 		case strings.Contains(m.Command[0], "${"):
 			return at("command"), "the first element of command must be the program itself"
 		case m.State != strings.Contains(strings.Join(m.Command, " "), "${state}"):
 			return at("command"), "${state} in command and state = true go together"
 		}
+	}
+	if key, reason := m.Image.check(); reason != "" {
+		return at("image", key), reason
 	}
 	if len(m.SourceSuffixes) != 0 && m.Source != SourceFile {
 		return at("source-suffixes"), `"source-suffixes" needs source = "file"`
@@ -214,6 +232,28 @@ func (m *Manifest) check() (key []any, reason string) {
 		seen[o.Name] = true
 	}
 	return nil, ""
+}
+
+// check returns the key at fault and the reason, or an empty reason.
+func (i *ImageSpec) check() (key, reason string) {
+	if i.Packages == nil && i.Suite == "" {
+		return "", ""
+	}
+	if len(i.Packages) == 0 {
+		return "packages", `image without "packages": a list of Debian packages`
+	}
+	for n, p := range i.Packages {
+		if !packagePattern.MatchString(p) {
+			return "packages", fmt.Sprintf("packages[%d]: %q is not a Debian package's name", n, p)
+		}
+		if slices.Contains(i.Packages[:n], p) {
+			return "packages", fmt.Sprintf("packages[%d]: %q is there twice", n, p)
+		}
+	}
+	if i.Suite != "" && !suitePattern.MatchString(i.Suite) {
+		return "suite", fmt.Sprintf("suite %q is not a Debian release such as %s", i.Suite, DefaultSuite)
+	}
+	return "", ""
 }
 
 // check returns the key at fault and the reason, or an empty reason.

@@ -5,6 +5,7 @@ package appliance
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,7 +75,14 @@ func TestParseMistakes(t *testing.T) {
 		{`isolation = "gvisor"`, `isolation = "none"`, `5:1: isolation "none" is for in-process file systems`},
 		{`coherence = "exclusive"`, `coherence = "loose"`, `6:1: coherence "loose" is not one of exclusive, shared`},
 		{`source = "file"`, `source = "files"`, `7:1: source "files" is not one of file, directory, remote, directory-or-remote, vm, none; did you mean file?`},
-		{`root = "host"`, `root = "here"`, `8:1: root "here" is neither "host" nor an absolute directory`},
+		{`root = "host"`, `root = "here"`, `8:1: root "here" is neither "image", "host" nor an absolute directory`},
+		{"[env]", "[image]\npackages = []\n[env]\n", `12:1: image without "packages": a list of Debian packages`},
+		{"[env]", "[image]\nsuite = \"bookworm\"\n[env]\n", `11:2: image without "packages": a list of Debian packages`},
+		{"[env]", "[image]\npackages = [\"a1\", \"--help\"]\n[env]\n", `12:1: packages[1]: "--help" is not a Debian package's name`},
+		{"[env]", "[image]\npackages = [\"a1\", \"a1\"]\n[env]\n", `12:1: packages[1]: "a1" is there twice`},
+		{"[env]", "[image]\npackages = [\"a1\"]\nsuite = \"../x\"\n[env]\n", `13:1: suite "../x" is not a Debian release such as bookworm`},
+		{"[env]", "[image]\npackage = [\"a1\"]\n[env]\n", `12:1: unknown key "image.package"; did you mean packages?`},
+		{"[env]", "[image]\npackages = \"a1\"\n[env]\n", `12:12: cannot decode TOML string into struct field appliance.ImageSpec.Packages of type []string`},
 		{`"CHOWN"`, `"CHOWM"`, `9:1: capabilities[0]: unknown capability "CHOWM"; did you mean CHOWN?`},
 		{`"CHOWN"`, `"SYS_ADMIN"`, `9:1: capabilities[0]: unknown capability "SYS_ADMIN"`},
 		{`MODE =`, `"A B" =`, `12:1: env: "A B" is not a variable name`},
@@ -103,6 +111,36 @@ func TestParseMistakes(t *testing.T) {
 				t.Errorf("\ngot  %s\nwant %s", got, want)
 			}
 		})
+	}
+}
+
+func TestParseImage(t *testing.T) {
+	const inGofer = "name = \"m\"\ndescription = \"d\"\nin-process = \"mem\"\nisolation = \"none\"\ncoherence = \"exclusive\"\nsource = \"none\"\n"
+	for _, tc := range []struct {
+		text, root string
+		image      ImageSpec
+		err        string
+	}{
+		{text: goodManifest, root: RootHost},
+		{text: strings.Replace(goodManifest, "root = \"host\"\n", "", 1), root: RootImage},
+		{text: strings.Replace(goodManifest, `root = "host"`, `root = "image"`, 1), root: RootImage},
+		{text: strings.Replace(goodManifest, `root = "host"`, `root = "/srv/root"`, 1), root: "/srv/root"},
+		{text: goodManifest + "[image]\npackages = [\"g++-12\"]\n", root: RootHost, image: ImageSpec{[]string{"g++-12"}, DefaultSuite}},
+		{text: goodManifest + "[image]\npackages = [\"b1\", \"a1\"]\nsuite = \"trixie\"", root: RootHost, image: ImageSpec{[]string{"b1", "a1"}, "trixie"}},
+		{text: inGofer},
+		{text: inGofer + "root = \"image\"", err: `7:1: "root" has no meaning for an in-process file system`},
+		{text: inGofer + "[image]\npackages = [\"a1\"]", err: `7:2: "image" has no meaning for an in-process file system`},
+	} {
+		m, err := Parse("f", []byte(tc.text))
+		if tc.err != "" {
+			if err == nil || err.Error() != "f:"+tc.err {
+				t.Errorf("got %v, want f:%s", err, tc.err)
+			}
+			continue
+		}
+		if err != nil || m.Root != tc.root || m.Image.Suite != tc.image.Suite || !slices.Equal(m.Image.Packages, tc.image.Packages) {
+			t.Errorf("got %q, %+v, %v, want %q, %+v", m.Root, m.Image, err, tc.root, tc.image)
+		}
 	}
 }
 

@@ -72,7 +72,8 @@ type Plan struct {
 	// Mount is how the server gets the channel, Mountpoint what it was told to mount on.
 	Mount      string
 	Mountpoint string
-	// Root is RootHost or an absolute directory. The server sees it read-only, with RootScratch a private tmpfs.
+	// Root is RootHost or an absolute directory. The server sees it read-only, with RootScratch a private tmpfs. It is
+	// RootImage if it was that in the manifest, and then whoever starts the server replaces it by the image's directory.
 	Root string
 
 	Isolation string
@@ -341,7 +342,9 @@ func (m *Manifest) environment() []string {
 // findCommand checks that the server is there, so that the error is ours and not that of an exec inside a sandbox.
 func (m *Manifest) findCommand() error {
 	root := m.Root
-	if root == RootHost {
+	if root == RootImage {
+		return nil // not known yet
+	} else if root == RootHost {
 		root = "/"
 	} else if info, err := os.Stat(root); err != nil {
 		return fmt.Errorf("root of appliance %q: %s: %w", m.Name, root, plainCause(err))
