@@ -26,7 +26,7 @@ LDFLAGS  ?= -s -w
 # What `runsc --version` prints, and a checkpoint must match to be restored:
 # the gVisor version of go.mod.
 GVISOR    = $(shell sed -n 's/^\tgvisor.dev\/gvisor v//p' go.mod)
-STAMP     = -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva
+STAMP     = -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva -X github.com/containerd/containerd/v2/version.Version=$(GVISOR)+fsva
 GOBUILD   = $(GO) build -trimpath -ldflags "$(LDFLAGS) $(STAMP)"
 # Shows that a long, silent command is alive.
 PROGRESS  = scripts/with-progress
@@ -37,7 +37,7 @@ help: ## this list
 		|| sed -n 's/^\([a-z][a-z0-9]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: fsva runsc shim ## bin/fsva and bin/runsc (static), bin/libfsvamount.so if there is a C compiler
+build: fsva runsc containerdshim shim ## bin/fsva, bin/runsc and containerd's shim (static), bin/libfsvamount.so if there is a C compiler
 
 .PHONY: fsva
 fsva: ## bin/fsva only
@@ -48,6 +48,11 @@ fsva: ## bin/fsva only
 runsc: ## bin/runsc only: gVisor's runsc plus the volume extension (1-3 min the first time)
 	@scripts/setup build
 	@$(PROGRESS) "building bin/runsc" $(GOBUILD) -o bin/runsc ./sentryglue/cmd/runsc
+
+.PHONY: containerdshim
+containerdshim: ## bin/containerd-shim-runsc-v1 only: gVisor's, for containerd
+	@scripts/setup build
+	@$(PROGRESS) "building bin/containerd-shim-runsc-v1" $(GOBUILD) -o bin/containerd-shim-runsc-v1 ./sentryglue/cmd/containerd-shim-runsc-v1
 
 .PHONY: shim
 shim: ## bin/libfsvamount.so only, for FS servers that call mount(2) themselves
@@ -114,7 +119,7 @@ setup: ## install the Debian packages and Go modules that `make test` needs
 .PHONY: install
 install: build ## copy the binaries and appliances under DESTDIR/PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/lib/fsva/bin $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 bin/fsva bin/runsc $(DESTDIR)$(PREFIX)/lib/fsva/bin/
+	install -m 0755 bin/fsva bin/runsc bin/containerd-shim-runsc-v1 $(DESTDIR)$(PREFIX)/lib/fsva/bin/
 	if [ -e bin/libfsvamount.so ]; then install -m 0755 bin/libfsvamount.so $(DESTDIR)$(PREFIX)/lib/fsva/bin/; fi
 	for manifest in images/*/appliance.toml; do install -D -m 0644 $$manifest $(DESTDIR)$(PREFIX)/lib/fsva/$$manifest; done
 	ln -sfn ../lib/fsva/bin/fsva $(DESTDIR)$(PREFIX)/bin/fsva

@@ -83,16 +83,17 @@ func moduleRoot() (string, error) {
 
 // What Binary knows to build; the value is the package.
 var commands = map[string]string{
-	"fsva":        "./gofer/cmd/fsva",
-	"runsc":       "./sentryglue/cmd/runsc",
-	"runsc-stock": "gvisor.dev/gvisor/runsc",
-	"fscheck":     "./gofer/conformance/fscheck",
-	"posix.test":  "./gofer/conformance/posix",
-	"faulty":      "./e2e/faulty",
-	"checker":     "./e2e/checker",
-	"guest-init":  "./e2e/guest/cmd/init",
-	"guest-work":  "./e2e/guest/cmd/work",
-	"vsockpeer":   "./e2e/guest/cmd/vsockpeer",
+	"fsva":                     "./gofer/cmd/fsva",
+	"runsc":                    "./sentryglue/cmd/runsc",
+	"runsc-stock":              "gvisor.dev/gvisor/runsc",
+	"containerd-shim-runsc-v1": "./sentryglue/cmd/containerd-shim-runsc-v1",
+	"fscheck":                  "./gofer/conformance/fscheck",
+	"posix.test":               "./gofer/conformance/posix",
+	"faulty":                   "./e2e/faulty",
+	"checker":                  "./e2e/checker",
+	"guest-init":               "./e2e/guest/cmd/init",
+	"guest-work":               "./e2e/guest/cmd/work",
+	"vsockpeer":                "./e2e/guest/cmd/vsockpeer",
 }
 
 // Binary returns the path of one of the project's binaries. With FSVA_BIN_DIR set it must be there; otherwise the one
