@@ -252,16 +252,32 @@ func (c *serverConn) sendNotes() {
 		case <-c.done:
 			return
 		}
-		c.notesMu.Lock()
-		notes := c.notes
-		c.notes = nil
-		c.notesMu.Unlock()
-		for _, msg := range notes {
+		for {
+			msg := c.nextNote()
+			if msg == nil {
+				break
+			}
 			b := make([]byte, headerSize, headerSize+len(msg))
 			header{length: len(msg), kind: kindNotification}.put(b)
 			if c.write(append(b, msg...)) != nil {
-				break // the reader sees the end of the connection, too
+				return // the reader sees the end of the connection, too
 			}
 		}
 	}
+}
+
+// nextNote takes a notification from the queue, nil if there is none. It takes one
+// only, so that those that wait while it is sent are all in the queue, whose length is
+// bounded.
+func (c *serverConn) nextNote() []byte {
+	c.notesMu.Lock()
+	defer c.notesMu.Unlock()
+	if len(c.notes) == 0 {
+		c.notes = nil
+		return nil
+	}
+	msg := c.notes[0]
+	c.notes[0] = nil
+	c.notes = c.notes[1:]
+	return msg
 }
