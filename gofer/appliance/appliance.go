@@ -182,8 +182,10 @@ type OptionSpec struct {
 	Max         *int64   `toml:"max"`    // of an int
 	Default     string   `toml:"default"`
 	Required    bool     `toml:"required"`
-	// Writable makes the bind of a dir option writable, unless the volume is read-only.
+	// Writable makes the bind of a dir option writable, whatever the volume is.
 	Writable bool `toml:"writable"`
+	// Source says that a dir option is more of what the volume shows, so its bind is writable if the volume is.
+	Source bool `toml:"source"`
 	// Make are the subdirectories of a writable dir option that the server needs and that are made for it. They are in one
 	// bind with the directory, so that the server can rename from one to another.
 	Make []string `toml:"make"`

@@ -4,8 +4,10 @@
 package appliance
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,6 +70,72 @@ func (o *OptionSpec) expand(value string) ([]string, error) {
 	return out, nil
 }
 
+// arguments checks and records the values of an option, which are one unless it is a list, and returns what they add to
+// the command line.
+func (o *OptionSpec) arguments(values []string, p *Plan) ([]string, error) {
+	settings, inside := make([]string, len(values)), make([]string, len(values))
+	for i, v := range values {
+		v, err := o.scalar(v)
+		if err != nil {
+			return nil, err
+		}
+		settings[i], inside[i] = v, v
+		if !o.isPath() {
+			continue
+		}
+		path := RootFiles + "/" + o.Name
+		if o.List {
+			path += "/" + strconv.Itoa(i)
+		}
+		if settings[i], err = o.bind(v, path, p); err != nil {
+			return nil, err
+		}
+		inside[i] = path
+	}
+	if o.Separator != "" {
+		for _, v := range inside {
+			if strings.Contains(v, o.Separator) {
+				return nil, fmt.Errorf("%q contains %q, which separates the values of the list", v, o.Separator)
+			}
+		}
+		inside = []string{strings.Join(inside, o.Separator)}
+	}
+	p.Settings[o.Name] = strings.Join(settings, cmp.Or(o.Separator, ","))
+	var args []string
+	for _, v := range inside {
+		a, err := o.expand(v)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, a...)
+	}
+	return args, nil
+}
+
+// bind checks a path on the host, adds it to the plan's binds as path, and returns it without symbolic links.
+func (o *OptionSpec) bind(value, path string, p *Plan) (string, error) {
+	host, info, err := hostPath(value)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", value, err)
+	}
+	switch {
+	case o.Type == TypeDir && !info.IsDir():
+		return "", fmt.Errorf("%s is a %s, not a directory", value, kindOf(info))
+	case o.Type != TypeDir && !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s is a %s, not a file", value, kindOf(info))
+	case o.Type == TypeSecretFile && info.Mode().Perm()&0o007 != 0:
+		return "", fmt.Errorf("%s holds a secret but everybody may use it (mode %04o): chmod o= %s", value, info.Mode().Perm(), value)
+	}
+	p.bind(host, path, !o.Writable && (!o.Source || p.ReadOnly))
+	if o.Type != TypeDir {
+		p.grantAccess(info, false)
+	}
+	for _, sub := range o.Make {
+		p.Make = append(p.Make, filepath.Join(host, sub))
+	}
+	return host, nil
+}
+
 // inMountOptions reports whether args[i] is (part of) a comma-separated list of mount options.
 func inMountOptions(args []string, i int) bool {
 	return (i > 0 && args[i-1] == "-o") || (strings.HasPrefix(args[i], "-o") && args[i] != "-o")
@@ -76,7 +144,7 @@ func inMountOptions(args []string, i int) bool {
 // setting is one --option of a volume.
 type setting struct{ name, value string }
 
-// parseSettings splits NAME=VALUE texts. NAME alone is short for NAME=true.
+// parseSettings splits NAME=VALUE texts. NAME alone is short for NAME=true. A name may be there more than once.
 func parseSettings(texts []string) ([]setting, error) {
 	var out []setting
 	for _, t := range texts {
@@ -86,9 +154,6 @@ func parseSettings(texts []string) ([]setting, error) {
 		}
 		if name == "" {
 			return nil, fmt.Errorf("option %q has no name: write --option NAME=VALUE", t)
-		}
-		if slices.ContainsFunc(out, func(s setting) bool { return s.name == name }) {
-			return nil, fmt.Errorf("option %q is given twice", name)
 		}
 		out = append(out, setting{name, value})
 	}

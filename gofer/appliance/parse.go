@@ -14,6 +14,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// minMaxRead is the least that a READ can ask for: a page.
+const minMaxRead = 4 << 10
+
 // maxManifest bounds a manifest's size: they are a page of text.
 const maxManifest = 64 << 10
 
@@ -188,6 +191,9 @@ func (m *Manifest) check() (key []any, reason string) {
 	if key, reason := m.Image.check(); reason != "" {
 		return at("image", key), reason
 	}
+	if m.MaxRead != 0 && (m.InProcess != "" || m.MaxRead < minMaxRead) {
+		return at("max-read"), fmt.Sprintf(`"max-read" is for servers and at least %d`, minMaxRead)
+	}
 	if len(m.SourceSuffixes) != 0 && m.Source != SourceFile {
 		return at("source-suffixes"), `"source-suffixes" needs source = "file"`
 	}
@@ -273,6 +279,16 @@ func (o *OptionSpec) check(inProcess bool) (key, reason string) {
 		return "type", fmt.Sprintf("option %q: \"min\" and \"max\" belong to type int", o.Name)
 	case o.Type != TypeDir && o.Writable:
 		return "writable", fmt.Sprintf("option %q: \"writable\" belongs to type dir", o.Name)
+	case o.Source && (o.Type != TypeDir || o.Writable):
+		return "source", fmt.Sprintf("option %q: \"source\" belongs to type dir, and not beside \"writable\"", o.Name)
+	case len(o.Make) != 0 && !o.Writable:
+		return "make", fmt.Sprintf("option %q: \"make\" needs writable = true", o.Name)
+	case slices.ContainsFunc(o.Make, func(d string) bool { return !plainName.MatchString(d) }):
+		return "make", fmt.Sprintf("option %q: \"make\" takes plain names, such as \"upper\"", o.Name)
+	case o.List && (o.Type == TypeBool || o.Default != ""):
+		return "list", fmt.Sprintf("option %q: a list is not of type bool and has no default", o.Name)
+	case o.Separator != "" && !o.List:
+		return "separator", fmt.Sprintf("option %q: \"separator\" needs list = true", o.Name)
 	case o.Type != TypeEnum && len(o.ValueArgs) != 0:
 		return "value-args", fmt.Sprintf("option %q: \"value-args\" belong to type enum", o.Name)
 	case o.Required && o.Default != "":

@@ -70,6 +70,7 @@ func TestParseMistakes(t *testing.T) {
 		{`"server"`, `"${source}"`, `3:1: the first element of command must be the program itself`},
 		{`"${source}"`, `"${source}", "${state}"`, `3:1: ${state} in command and state = true go together`},
 		{`root = "host"`, "root = \"host\"\ncache-limit = \"1GB\"", `9:1: cache-limit: "1GB" is not a number of bytes such as 512M, or default`},
+		{`root = "host"`, "root = \"host\"\nmax-read = 4095", `9:1: "max-read" is for servers and at least 4096`},
 		{`root = "host"`, "root = \"host\"\ncache-limit = \"4K\"", `9:1: cache-limit: 4K is less than the smallest, 1M`},
 		{`root = "host"`, "root = \"host\"\ncache = \"writeback!\"", `9:1: cache "writeback!" is not one of writethrough, writeback; did you mean writeback?`},
 		{`isolation = "gvisor"`, `isolation = "none"`, `5:1: isolation "none" is for in-process file systems`},
@@ -95,6 +96,11 @@ func TestParseMistakes(t *testing.T) {
 		{"args = [\"-o\", \"offset=${value}\"]\n", "", `14:3: option "offset" has no "args", so it would do nothing`},
 		{`offset=${value}`, `offset=${values}`, `20:1: option "offset: args[1]: unknown variable ${values}: known are ${value}`},
 		{`values = ["well", "badly"]`, "", `22:3: option "how": "values" belong to type enum, and only there`},
+		{`offset=${value}"]`, "offset=${value}\"]\nlist = true", `21:1: option "offset": a list is not of type bool and has no default`},
+		{`offset=${value}"]`, "offset=${value}\"]\nseparator = \":\"", `21:1: option "offset": "separator" needs list = true`},
+		{`offset=${value}"]`, "offset=${value}\"]\nsource = true", `21:1: option "offset": "source" belongs to type dir, and not beside "writable"`},
+		{`offset=${value}"]`, "offset=${value}\"]\nmake = [\"a\"]", `21:1: option "offset": "make" needs writable = true`},
+		{"type = \"int\"\nmin = 0\ndefault = \"7\"", "type = \"dir\"\nwritable = true\nmake = [\"../a\"]", `19:1: option "offset": "make" takes plain names, such as "upper"`},
 		{`args = ["--how=${value}"]`, "value-args = {ill = [\"-x\"]}", `27:1: option "how": value-args for "ill", which is not one of its values`},
 	} {
 		t.Run(tc.new, func(t *testing.T) {

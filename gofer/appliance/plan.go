@@ -63,6 +63,8 @@ type Plan struct {
 	// Capabilities are all that the server may have, without "CAP_", sorted. Beside the manifest's own there is
 	// DAC_OVERRIDE or DAC_READ_SEARCH when uid 0 could otherwise not open a file that the volume names.
 	Capabilities []string
+	// Make are directories on the host, below one of Binds, that must exist when the server starts (mode 0755).
+	Make []string
 	// StateDir is a directory on the host, one of Binds, that must exist when the server starts (mode 0700) and stays when
 	// it ends. It is another one for each source, since what waits in it belongs to that source. Empty when the
 	// appliance keeps nothing.
@@ -88,6 +90,8 @@ type Plan struct {
 	ListsXattrs bool
 	// ParallelDirops: see Manifest.
 	ParallelDirops bool
+	// MaxRead: see Manifest.
+	MaxRead int
 }
 
 // Resolve checks a volume against its appliance and expands both. Errors are one line and say what to change.
@@ -106,6 +110,7 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		ListsXattrs:  m.ListsXattrs,
 
 		ParallelDirops: m.ParallelDirops,
+		MaxRead:        m.MaxRead,
 	}
 	if m.CacheLimit != "" {
 		var err error
@@ -236,16 +241,20 @@ func (m *Manifest) optionArgs(v VolumeSpec, p *Plan) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]string{}
+	values := map[string][]string{}
 	for _, s := range settings {
-		if _, ok := m.option(s.name); !ok {
+		o, ok := m.option(s.name)
+		if !ok {
 			names := m.optionNames()
 			if len(names) == 0 {
 				return nil, fmt.Errorf("appliance %q has no options, so not %q either", m.Name, s.name)
 			}
 			return nil, fmt.Errorf("appliance %q has no option %q%s (it has %s)", m.Name, s.name, didYouMean(s.name, names), list(names))
 		}
-		values[s.name] = s.value
+		if len(values[s.name]) != 0 && !o.List {
+			return nil, fmt.Errorf("option %q is given twice", s.name)
+		}
+		values[s.name] = append(values[s.name], s.value)
 	}
 	var args []string
 	if p.ReadOnly {
@@ -255,53 +264,22 @@ func (m *Manifest) optionArgs(v VolumeSpec, p *Plan) ([]string, error) {
 	}
 	for i := range m.Options {
 		o := &m.Options[i]
-		value, given := values[o.Name]
+		given := values[o.Name]
 		switch {
-		case !given && o.Required:
+		case len(given) == 0 && o.Required:
 			return nil, fmt.Errorf("appliance %q needs the option %q: add --option %s=%s (%s)", m.Name, o.Name, o.Name, strings.ToUpper(o.Type), o.Description)
-		case !given && o.Default == "":
+		case len(given) == 0 && o.Default == "":
 			continue
-		case !given:
-			value = o.Default
+		case len(given) == 0:
+			given = []string{o.Default}
 		}
-		a, err := m.optionArg(o, value, p)
+		a, err := o.arguments(given, p)
 		if err != nil {
 			return nil, fmt.Errorf("option %s of appliance %q: %w", o.Name, m.Name, err)
 		}
 		args = append(args, a...)
 	}
 	return args, nil
-}
-
-// optionArg checks and records one value and returns its arguments.
-func (m *Manifest) optionArg(o *OptionSpec, value string, p *Plan) ([]string, error) {
-	value, err := o.scalar(value)
-	if err != nil {
-		return nil, err
-	}
-	if !o.isPath() {
-		p.Settings[o.Name] = value
-		return o.expand(value)
-	}
-	host, info, err := hostPath(value)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", value, err)
-	}
-	switch {
-	case o.Type == TypeDir && !info.IsDir():
-		return nil, fmt.Errorf("%s is a %s, not a directory", value, kindOf(info))
-	case o.Type != TypeDir && !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is a %s, not a file", value, kindOf(info))
-	case o.Type == TypeSecretFile && info.Mode().Perm()&0o007 != 0:
-		return nil, fmt.Errorf("%s holds a secret but everybody may use it (mode %04o): chmod o= %s", value, info.Mode().Perm(), value)
-	}
-	p.Settings[o.Name] = host
-	path := RootFiles + "/" + o.Name
-	p.bind(host, path, !o.Writable)
-	if o.Type != TypeDir {
-		p.grantAccess(info, false)
-	}
-	return o.expand(path)
 }
 
 // argv is the command with its variables replaced.

@@ -203,6 +203,73 @@ func TestResolve(t *testing.T) {
 			t.Errorf("two sources share their state, %s", one.StateDir)
 		}
 	})
+	t.Run("lists", func(t *testing.T) {
+		m := parseForTest(t, strings.Replace(planManifest, "env = {", "max-read = 61440\nenv = {", 1)+`
+[[option]]
+name = "branch"
+description = "more of the source"
+type = "dir"
+list = true
+source = true
+args = ["-o", "branches=+>${value}=RW"]
+
+[[option]]
+name = "layer"
+description = "layers"
+type = "dir"
+list = true
+separator = ":"
+args = ["-o", "lowerdir=${value}:/source"]
+
+[[option]]
+name = "changes"
+description = "changes"
+type = "dir"
+writable = true
+make = ["upper", "work"]
+args = ["-o", "upperdir=${value}/upper,workdir=${value}/work"]
+`)
+		spec := VolumeSpec{Source: dir + "/disk.img", Options: []string{
+			"layer=" + dir + "/sub", "branch=" + dir + "/sub", "changes=" + dir, "branch=" + dir, "layer=" + dir,
+		}}
+		got, err := m.Resolve(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := []string{
+			"-o", "branches=+>/fsva/files/branch/0=RW", "-o", "branches=+>/fsva/files/branch/1=RW",
+			"-o", "lowerdir=/fsva/files/layer/0:/fsva/files/layer/1:/source",
+			"-o", "upperdir=/fsva/files/changes/upper,workdir=/fsva/files/changes/work",
+		}
+		if text := strings.Join(got.Argv, " "); !strings.Contains(text, strings.Join(args, " ")) {
+			t.Errorf("command: got %q, without %q", got.Argv, args)
+		}
+		binds := []Bind{
+			{dir + "/disk.img", "/source/disk.img", false},
+			{dir + "/sub", "/fsva/files/branch/0", false}, {dir, "/fsva/files/branch/1", false},
+			{dir + "/sub", "/fsva/files/layer/0", true}, {dir, "/fsva/files/layer/1", true},
+			{dir, "/fsva/files/changes", false},
+		}
+		if diff := cmp.Diff(binds, got.Binds); diff != "" {
+			t.Errorf("binds (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{dir + "/upper", dir + "/work"}, got.Make); diff != "" {
+			t.Errorf("directories to make (-want +got):\n%s", diff)
+		}
+		if got.Settings["layer"] != dir+"/sub:"+dir || got.MaxRead != 61440 {
+			t.Errorf("got setting %q and reads of %d bytes", got.Settings["layer"], got.MaxRead)
+		}
+		spec.ReadOnly = true
+		if got, err = m.Resolve(spec); err != nil {
+			t.Fatal(err)
+		}
+		for i := range binds {
+			binds[i].ReadOnly = binds[i].Path != "/fsva/files/changes"
+		}
+		if diff := cmp.Diff(binds, got.Binds); diff != "" {
+			t.Errorf("binds of a read-only volume (-want +got):\n%s", diff)
+		}
+	})
 	t.Run("mount by system call", func(t *testing.T) {
 		m := m
 		m.Mount = MountSyscall
@@ -305,6 +372,7 @@ func TestResolveMistakes(t *testing.T) {
 		{name: "second argument", spec: VolumeSpec{Options: []string{"word=-x"}}, want: `option word of appliance "demo": "-x" starts with a dash, so it would be taken for an argument`},
 		{name: "newline", spec: VolumeSpec{Options: []string{"word=a\nb"}}, want: `option word of appliance "demo": "a\nb" contains a control character`},
 		{name: "empty", spec: VolumeSpec{Options: []string{"word="}}, want: `option word of appliance "demo": is empty`},
+		{name: "value with the separator", replace: [2]string{`type = "string"`, "type = \"string\"\nlist = true\nseparator = \":\""}, spec: VolumeSpec{Options: []string{"label=a", "label=b:c"}}, want: `option label of appliance "demo": "b:c" contains ":", which separates the values of the list`},
 		{name: "missing file", spec: VolumeSpec{Options: []string{"list=/no/such"}}, want: `option list of appliance "demo": /no/such: no such file or directory`},
 		{name: "directory for a file", spec: VolumeSpec{Options: []string{"list=" + dir}}, want: `option list of appliance "demo": DIR is a directory, not a file`},
 		{name: "file for a directory option", spec: VolumeSpec{Options: []string{"cache=" + image}}, want: `option cache of appliance "demo": DIR/disk.img is a file, not a directory`},

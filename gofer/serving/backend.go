@@ -152,7 +152,7 @@ func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, er
 	}
 	timeout := time.Duration(cfg.InitTimeoutMs) * time.Millisecond
 	channel, err := fusechannel.New(context.Background(), goferproto.FDChannel, fusechannel.Options{
-		InitTimeout: timeout, ReadOnly: cfg.Volume.ReadOnly, ParallelDirops: cfg.ParallelDirops, Log: log,
+		InitTimeout: timeout, ReadOnly: cfg.Volume.ReadOnly, ParallelDirops: cfg.ParallelDirops, MaxRead: cfg.MaxRead, Log: log,
 	})
 	if err != nil {
 		return backend{}, err

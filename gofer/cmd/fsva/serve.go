@@ -143,6 +143,11 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 			return fmt.Errorf("volume %q: state directory: %w", plan.Name, err)
 		}
 	}
+	for _, dir := range plan.Make {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("volume %q: %w", plan.Name, err)
+		}
+	}
 	files, err := fsserver.RaiseFileLimit()
 	if err != nil {
 		return err

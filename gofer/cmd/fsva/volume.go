@@ -47,7 +47,7 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 		CacheLimit: p.CacheLimit,
 		Gofer: goferproto.Config{
 			StableIno: p.StableIno, NodePerName: p.NodePerName, ListsXattrs: p.ListsXattrs, ParallelDirops: p.ParallelDirops,
-			WriteBack: p.WriteBack, InProcess: p.InProcess,
+			MaxRead: p.MaxRead, WriteBack: p.WriteBack, InProcess: p.InProcess,
 		},
 	}
 	if p.InProcess != "" {

@@ -69,6 +69,8 @@ type Config struct {
 	// ParallelDirops is set when the FS server takes several requests for one
 	// directory at a time, whatever it says.
 	ParallelDirops bool `json:"parallelDirops,omitempty"`
+	// MaxRead is the largest read in bytes to ask the FS server for; 0 means any.
+	MaxRead int `json:"maxRead,omitempty"`
 	// WriteBack is set when writes may be acknowledged before the FS server has
 	// them; only an exclusive volume that is not read-only can do that.
 	WriteBack bool `json:"writeBack,omitempty"`
