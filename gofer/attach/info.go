@@ -49,6 +49,10 @@ type Info struct {
 	// DentryCache is the number of dentries a sentry keeps; 0 is the sentry's
 	// own default.
 	DentryCache int `json:"dentryCache"`
+	// Dedicated marks a directory without a socket: runsc starts an instance of the
+	// volume for each container, and mounts that one's directory instead. It is a
+	// claim only, which runsc checks (package volume).
+	Dedicated bool `json:"dedicated,omitempty"`
 }
 
 // infoFile is Info as stored.

@@ -33,6 +33,12 @@ func (e *inUseError) Error() string {
 	return fmt.Sprintf("already served by pid %d", e.pid)
 }
 
+// ErrInUse is wrapped by the error of Serve when the name is served already.
+var ErrInUse = errors.New("already served")
+
+// Is makes it an ErrInUse.
+func (e *inUseError) Is(target error) bool { return target == ErrInUse }
+
 // acquire takes the lock at path or returns an *inUseError.
 func acquire(path string) (*lock, error) {
 	for {
