@@ -85,6 +85,12 @@ func cleanName(ctx context.Context, d Dirs, name, runsc string) error {
 	return removeFiles(d, name)
 }
 
+// controlled returns the volume whose control socket has that name, if it is one.
+func controlled(socket string) (name string, ok bool) {
+	name, ok = strings.CutSuffix(socket, controlSocket(""))
+	return name, ok && validName.MatchString(name)
+}
+
 // names lists all volumes that have left any trace, sorted.
 func (d Dirs) names() ([]string, error) {
 	seen := map[string]bool{}
@@ -100,7 +106,7 @@ func (d Dirs) names() ([]string, error) {
 			n := e.Name()
 			if dir == "control" {
 				var ok bool
-				if n, ok = strings.CutSuffix(n, controlSocket("")); !ok {
+				if n, ok = controlled(n); !ok {
 					continue
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,18 +31,64 @@ const (
 // dead supervisors have left. Volumes are listed even if there is an error.
 func List(ctx context.Context, d Dirs) ([]Status, error) {
 	alive, err := cleanLeftovers(ctx, d)
-	all := []Status{}
-	for _, name := range alive {
-		s, serr := query(ctx, d, name)
-		if errors.Is(serr, ErrUnknownVolume) {
-			continue // just beginning, or just gone
-		}
-		if serr != nil {
-			s = Status{Name: name, State: "unknown", Reason: serr.Error()}
-		}
-		all = append(all, s)
+	return survey(ctx, d, alive), err
+}
+
+// Survey describes all volumes that are being served, by name. Unlike List it
+// changes nothing, and so needs no more than to connect to the control sockets. A
+// volume that does not answer before ctx ends is among them, in the state Unknown.
+func Survey(ctx context.Context, d Dirs) ([]Status, error) {
+	names, err := Running(d)
+	if err != nil {
+		return nil, err
 	}
-	return all, err
+	return survey(ctx, d, names), nil
+}
+
+// Running names the volumes that have a control socket, sorted. A supervisor that
+// was killed leaves its own, so that not all of them need be served.
+func Running(d Dirs) ([]string, error) {
+	entries, err := os.ReadDir(d.control())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		if n, ok := controlled(e.Name()); ok {
+			seen[n] = true
+		}
+	}
+	return sortedKeys(seen), nil
+}
+
+// survey asks all volumes at once, so that none waits for another one. Those that
+// are just beginning, or just gone, are left out.
+func survey(ctx context.Context, d Dirs, names []string) []Status {
+	answers := make([]*Status, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			s, err := query(ctx, d, name)
+			if errors.Is(err, ErrUnknownVolume) {
+				return
+			}
+			if err != nil {
+				s = Status{Name: name, State: Unknown, Reason: err.Error()}
+			}
+			answers[i] = &s
+		})
+	}
+	wg.Wait()
+	all := []Status{}
+	for _, s := range answers {
+		if s != nil {
+			all = append(all, *s)
+		}
+	}
+	return all
 }
 
 // Stat describes one volume.

@@ -53,7 +53,14 @@ const (
 	Restarting State = "restarting"
 	Failed     State = "failed"
 	Stopping   State = "stopping"
+	// Unknown is in answers for volumes whose supervisor does not answer.
+	Unknown State = "unknown"
 )
+
+// States are all that a volume can be in.
+func States() []State {
+	return []State{Starting, Serving, Restarting, Failed, Stopping, Unknown}
+}
 
 // volume is one volume while it is served.
 type volume struct {

@@ -6,7 +6,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -24,7 +23,7 @@ import (
 // newExportCommand is `fsva export`.
 func newExportCommand() *cobra.Command {
 	var addresses []string
-	var logLevel string
+	var logs logFlags
 	c := serving.ExportConfig{}
 	cmd := &cobra.Command{
 		Use:   "export DIR --listen vsock:PORT|unix:PATH [flags]",
@@ -47,11 +46,9 @@ A vsock port answers the host only; cid=CID after a comma names others, cid=any 
 			if c.Coherence != attach.Exclusive && c.Coherence != attach.Shared {
 				return usageError{fmt.Errorf("--coherence %q is neither exclusive nor shared", c.Coherence)}
 			}
-			level, err := parseLogLevel(logLevel)
-			if err != nil {
+			if c.Log, _, err = logs.logger(cmd.ErrOrStderr()); err != nil {
 				return usageError{err}
 			}
-			c.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			c.Ready = func() { fmt.Fprintf(cmd.OutOrStdout(), "fsva: exporting %s\n", c.Dir) }
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 			defer stop()
@@ -66,7 +63,7 @@ A vsock port answers the host only; cid=CID after a comma names others, cid=any 
 	fl.StringVar(&c.Name, "name", "export", "the name that clients may ask for")
 	fl.StringVar(&c.Coherence, "coherence", attach.Shared, "exclusive if nothing else changes the directory: then there is one client, and it may cache")
 	fl.BoolVar(&c.ReadOnly, "readonly", false, "refuse all changes")
-	fl.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	logs.add(fl)
 	return cmd
 }
 

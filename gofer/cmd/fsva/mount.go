@@ -71,6 +71,7 @@ Options, separated by commas:
   patience=TIME      how long applications wait for a volume that is gone (60s)
   retry=TIME         how long to try at the start (0s)
   log-level=LEVEL    debug, info, warn or error
+  log-format=FORMAT  text or json
 
 With a link from /sbin/mount.fuse.fsva to fsva it works in /etc/fstab:
   vsock:2:3782  /data  fuse.fsva  ro,nofail,retry=30s  0 0`,
@@ -123,11 +124,12 @@ type mountOptions struct {
 	retry    time.Duration
 	noWindow bool
 	level    slog.Level
+	format   string // of the log
 }
 
 // parseMountOptions parses the options of `fsva mount`.
 func parseMountOptions(lists []string) (mountOptions, error) {
-	o := mountOptions{mount: fusemount.Options{Type: fsType, Flags: unix.MS_NOSUID | unix.MS_NODEV}}
+	o := mountOptions{format: "text", mount: fusemount.Options{Type: fsType, Flags: unix.MS_NOSUID | unix.MS_NODEV}}
 	for option := range strings.SplitSeq(strings.Join(lists, ","), ",") {
 		name, value, _ := strings.Cut(option, "=")
 		var err error
@@ -143,7 +145,9 @@ func parseMountOptions(lists []string) (mountOptions, error) {
 		case "retry":
 			o.retry, err = time.ParseDuration(value)
 		case "log-level":
-			err = o.level.UnmarshalText([]byte(value))
+			o.level, err = parseLogLevel(value)
+		case "log-format":
+			o.format = value
 		default:
 			var known bool
 			if o.mount.Flags, known = fusemount.Flag(option, o.mount.Flags); !known {
@@ -186,7 +190,10 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 	if !f.foreground && os.Getenv(readyVar) == "" {
 		return mountInBackground(cmd.ErrOrStderr())
 	}
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: o.level}))
+	log, err := newLogger(cmd.ErrOrStderr(), o.level, o.format)
+	if err != nil {
+		return usageError{fmt.Errorf("option log-format: %w", err)}
+	}
 	o.mount.Source = address
 	o.relay.Log = log
 	o.relay.Dial = func(ctx context.Context) (net.Conn, error) { return vsock.Dial(ctx, addr, vsock.Options{}) }

@@ -6,11 +6,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +29,7 @@ type serveFlags struct {
 	strictFsync  bool
 	cacheLimit   string
 	startTimeout time.Duration
-	logLevel     string
+	logs         logFlags
 	listen       []string
 	window       string
 	windowSocket string
@@ -84,7 +82,7 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 	fl.StringVar(&f.window, "window", fmt.Sprintf("%dM", window.DefaultSize>>20), "`bytes` of a window, a power of two")
 	fl.StringVar(&f.root, "root", "", "`directory` to use as the appliance's root file system")
 	fl.DurationVar(&f.startTimeout, "start-timeout", supervisor.DefaultStartTimeout, "how long the file system may take to start")
-	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.logs.add(fl)
 	return cmd
 }
 
@@ -113,7 +111,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
-	level, err := parseLogLevel(f.logLevel)
+	log, level, err := f.logs.logger(cmd.ErrOrStderr())
 	if err != nil {
 		return usageError{err}
 	}
@@ -160,7 +158,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	c.Platform = os.Getenv("FSVA_RUNSC_PLATFORM")
 	c.RunscDebugLog = os.Getenv("FSVA_RUNSC_DEBUG_LOG")
 	c.Gofer.LogLevel = level.String()
-	c.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	c.Log = log
 	c.Ready = func(dir string) {
 		fmt.Fprintf(cmd.OutOrStdout(), "fsva: volume %q ready at %s\n", plan.Name, dir)
 	}
@@ -171,15 +169,6 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	// Whoever read our output may go; the volume stays.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return supervisor.Serve(cmd.Context(), c)
-}
-
-// parseLogLevel is the value of --log-level.
-func parseLogLevel(text string) (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(strings.ToUpper(text))); err != nil {
-		return 0, fmt.Errorf("--log-level %q is not debug, info, warn or error", text)
-	}
-	return level, nil
 }
 
 // guests returns what the flags about guests say.
