@@ -186,6 +186,16 @@ func SetReadAhead(mountpoint string, size int) error {
 	return os.WriteFile("/sys/class/bdi/"+device+"/read_ahead_kb", fmt.Appendf(nil, "%d", size/1024), 0)
 }
 
+// Mounted reports whether something is mounted on the directory, without touching it.
+func Mounted(mountpoint string) (bool, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	_, mounted := findDevice(string(info), mountpoint)
+	return mounted, nil
+}
+
 // findDevice returns the device, MAJOR:MINOR, of the last mount on mountpoint in the text
 // of proc_pid_mountinfo(5).
 func findDevice(mountinfo, mountpoint string) (device string, ok bool) {

@@ -30,3 +30,7 @@ func notify(state string) error {
 	}
 	return nil
 }
+
+// Notify tells the service manager that started this process, if any, about its state
+// (sd_notify(3)), for commands that are not supervisors.
+func Notify(state string) error { return notify(state) }

@@ -1,0 +1,140 @@
+// Copyright 2026 The FSVA Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package volumeplugin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"fsva/gofer/supervisor"
+)
+
+const (
+	recordVersion = 1
+	maxRecord     = 4 << 20
+	// Bounds of what docker can have recorded.
+	maxID  = 256
+	maxIDs = 10000
+)
+
+// record is what the plugin knows of a volume that docker has mounted.
+type record struct {
+	Version int `json:"version"`
+	// Owned says that the plugin started the volume, so that it also stops it: the
+	// supervisor PID, or whoever serves it if that was not noted in time.
+	Owned bool `json:"owned,omitempty"`
+	PID   int  `json:"pid,omitempty"`
+	// OnHost says that the volume is mounted on the host as well.
+	OnHost bool `json:"onHost,omitempty"`
+	// IDs are docker's names for the mounts, one for each container's.
+	IDs []string `json:"ids,omitempty"`
+}
+
+// used reports whether there is anything to undo.
+func (r *record) used() bool { return r.Owned || r.OnHost || len(r.IDs) > 0 }
+
+// add adds a mount. Docker repeats a request when an answer is lost.
+func (r *record) add(id string) error {
+	switch {
+	case id == "":
+		return errors.New("the request names no mount (ID)")
+	case len(id) > maxID:
+		return fmt.Errorf("the mount's ID has %d characters, the most is %d", len(id), maxID)
+	case slices.Contains(r.IDs, id):
+		return nil
+	case len(r.IDs) == maxIDs:
+		return fmt.Errorf("it is mounted %d times already", maxIDs)
+	}
+	r.IDs = append(r.IDs, id)
+	return nil
+}
+
+// ours reports whether the supervisor that says s is the one that the plugin started.
+func (r *record) ours(s supervisor.Status) bool {
+	return r.Owned && (r.PID == 0 || r.PID == s.PID)
+}
+
+// records are the records on disk. Operations on one volume must not run at the same time.
+type records struct{ dir string }
+
+const recordSuffix = ".json"
+
+func (t records) path(name string) string { return filepath.Join(t.dir, name+recordSuffix) }
+
+// load returns a volume's record; an empty one if there is none.
+func (t records) load(name string) (record, error) {
+	f, err := os.Open(t.path(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return record{Version: recordVersion}, nil
+	}
+	if err != nil {
+		return record{}, err
+	}
+	defer f.Close()
+	var r record
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && r.Version != recordVersion {
+		err = fmt.Errorf("version %d is not %d", r.Version, recordVersion)
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("who has volume %q mounted: %s: %w", name, f.Name(), err)
+	}
+	return r, nil
+}
+
+// save replaces a volume's record; one with nothing in it goes.
+func (t records) save(name string, r record) (err error) {
+	if !r.used() {
+		if err := os.Remove(t.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(t.dir, ".record-")
+	if err != nil {
+		return fmt.Errorf("note who has volume %q mounted: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("note who has volume %q mounted: %w", name, err), os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), t.path(name))
+}
+
+// names lists the volumes that have a record, and removes what an interrupted save left.
+func (t records) names() ([]string, error) {
+	entries, err := os.ReadDir(t.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), recordSuffix); ok {
+			names = append(names, name)
+		} else if strings.HasPrefix(e.Name(), ".record-") {
+			if err := os.Remove(filepath.Join(t.dir, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, nil
+}
