@@ -81,13 +81,15 @@ FSVA_RUNDIR (default /run/fsva) and FSVA_STATEDIR (default /var/lib/fsva) say
 where its files are.`,
 		Args:          noCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(versionText())
 	root.AddCommand(
-		newServeCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
-		newMountCommand(), newExportCommand(), newDemoCommand(),
-		newInstallCommand(), newUninstallCommand(),
+		newServeCommand(), newVolumeCommand(), newVolumePluginCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
+		newMountCommand(), newExportCommand(), newDemoCommand(), newImageCommand(),
+		newInstallCommand(), newUninstallCommand(), newMetricsCommand(),
 		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
