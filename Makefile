@@ -104,8 +104,12 @@ bench: build ## the benchmark matrix: tables and a plot in bench-results/ (root)
 microbench: build ## Go benchmarks with their baselines; BENCH=regexp COUNT=n
 	@scripts/microbench '$(BENCH)' '$(COUNT)'
 
+.PHONY: bazel
+bazel: ## write the BUILD.bazel file of every Go package anew
+	@$(GO) run ./scripts/bazelgen
+
 .PHONY: lint
-lint: ## gofmt and go vet, end-to-end tests included
+lint: ## gofmt, BUILD.bazel files, go vet, end-to-end tests included
 	@scripts/lint
 
 .PHONY: tidy

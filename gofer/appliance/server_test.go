@@ -169,6 +169,8 @@ func (s *server) stop(cmd *exec.Cmd, c fsserver.Config) {
 	}
 }
 
+//bazel:data //gofer/mountshim:files
+
 // runsc is a runsc that knows --pass-fd: FSVA_TEST_RUNSC, or the one that `make build` made.
 func runsc(t *testing.T) string {
 	t.Helper()

@@ -21,6 +21,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/posixtest"
 )
 
+//bazel:tags manual
+
 var dir = flag.String("dir", "", "directory to test; a temporary directory of the host if empty")
 
 func TestPosix(t *testing.T) {
