@@ -14,36 +14,38 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"fsva/gofer/appliance"
 	"fsva/gofer/bytesize"
 	"fsva/gofer/fsserver"
+	"fsva/gofer/launch"
 	"fsva/gofer/listen"
 	"fsva/gofer/supervisor"
+	"fsva/gofer/volume"
 	"fsva/gofer/window"
 )
 
 // serveFlags are the flags of `fsva serve`.
 type serveFlags struct {
-	appliance    string
-	root         string
-	strictFsync  bool
-	cacheLimit   string
+	launchedFlags
+	volume       definitionFlags
 	startTimeout time.Duration
 	logs         logFlags
 	listen       []string
 	window       string
 	windowSocket string
-	volume       appliance.VolumeSpec
 }
 
 // newServeCommand is `fsva serve`.
 func newServeCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve NAME --appliance A [--source S] [flags]",
+		Use:   "serve NAME [--appliance A] [--source S] [flags]",
 		Short: "serve a volume until stopped (SIGTERM, SIGINT or fsva stop)",
 		Long: `serve runs one volume in the foreground. It prints a line when containers can
 mount RUNDIR/volumes/NAME, and tells a service manager (sd_notify).
+
+A volume that fsva volume create has defined needs no flags but those about guests,
+the start and the log; others may repeat its definition and not contradict it.
+Without a definition --appliance says what the volume is.
 
 The first SIGTERM or SIGINT flushes what clients have open and stops the file
 system; a second one does not wait.
@@ -62,27 +64,25 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.volume.Name = args[0]
+			if f.launched {
+				return serveLaunched(cmd, f)
+			}
 			return serve(cmd, f)
 		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVar(&f.appliance, "appliance", "", "kind of file system, such as squashfs, sshfs or dir")
-	fl.StringVar(&f.volume.Source, "source", "", "what it holds: a file, a directory, a remote name or a virtual machine's address, as the appliance wants")
-	fl.StringArrayVar(&f.volume.Options, "option", nil, "an appliance's own option, `NAME=VALUE`; may be repeated")
-	fl.StringVar(&f.volume.Isolation, "isolation", "", "gvisor, process, none or vm (default: the appliance's)")
-	fl.StringVar(&f.volume.Coherence, "coherence", "", "exclusive or shared (default: the appliance's)")
-	fl.StringVar(&f.volume.Network, "network", "", "none or host: the file system server's network (default none)")
-	fl.BoolVar(&f.volume.ReadOnly, "readonly", false, "refuse all changes")
-	fl.BoolVar(&f.strictFsync, "strict-fsync", false, "report fsync errors truthfully on an exclusive volume, at the price of speed")
-	fl.StringVar(&f.cacheLimit, "cache-limit", "", "`bytes` of file data that the volume's cache keeps, such as 512M (default: the appliance's, or a quarter of the memory)")
-	fl.StringVar(&f.volume.Cache, "cache", "", "writethrough, or writeback: writes wait in the gofer until close or fsync (default: the appliance's)")
+	f.volume.add(fl)
 	fl.StringArrayVar(&f.listen, "listen", nil, "where guests reach the volume, `KIND:ADDRESS[,OPTION...]` (above); may be repeated")
 	fl.StringVar(&f.windowSocket, "window-socket", "", "`path` of the socket from which QEMU gets a window for its guest (ivshmem)")
 	fl.StringVar(&f.window, "window", fmt.Sprintf("%dM", window.DefaultSize>>20), "`bytes` of a window, a power of two")
-	fl.StringVar(&f.root, "root", "", "`directory` to use as the appliance's root file system")
 	fl.DurationVar(&f.startTimeout, "start-timeout", supervisor.DefaultStartTimeout, "how long the file system may take to start")
 	f.logs.add(fl)
+	fl.BoolVar(&f.launched, launch.FlagLaunched, false, "report to the process that started this one")
+	fl.StringVar(&f.instance, launch.FlagInstance, "", "be that instance of a dedicated volume")
+	for _, name := range []string{launch.FlagLaunched, launch.FlagInstance} {
+		fl.Lookup(name).Hidden = true
+	}
 	return cmd
 }
 
@@ -91,21 +91,11 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	if err := supervisor.CheckName(f.volume.Name); err != nil {
 		return usageError{err}
 	}
-	if f.appliance == "" && f.volume.Isolation == appliance.IsolationVM {
-		f.appliance = "vm"
-	}
-	if f.appliance == "" {
-		return usageError{errors.New("--appliance is missing")}
-	}
 	if f.startTimeout <= 0 {
 		return usageError{fmt.Errorf("--start-timeout %v is not a time to wait", f.startTimeout)}
 	}
-	var cacheLimit int64
-	if f.cacheLimit != "" {
-		var err error
-		if cacheLimit, err = appliance.ParseCacheLimit(f.cacheLimit); err != nil {
-			return usageError{fmt.Errorf("--%w", err)}
-		}
+	if err := f.volume.parse(); err != nil {
+		return usageError{err}
 	}
 	listeners, windows, err := f.guests()
 	if err != nil {
@@ -115,27 +105,30 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
-	manifest, err := appliance.Load(f.appliance)
-	if err != nil {
-		return err
-	}
-	if f.root != "" {
-		if manifest.Root, err = filepath.Abs(f.root); err != nil {
-			return fmt.Errorf("--root: %w", err)
-		}
-	}
 	dirs, err := supervisor.DirsFromEnv()
 	if err != nil {
 		return err
 	}
-	f.volume.StateDir = dirs.VolumeState(f.volume.Name)
-	plan, err := manifest.Resolve(f.volume)
+	d, err := f.definition(cmd, dirs)
 	if err != nil {
 		return err
 	}
-	if f.cacheLimit != "" {
-		plan.CacheLimit = cacheLimit
+	plan, err := d.Resolve(dirs.State)
+	if err != nil {
+		return err
 	}
+	if f.instance != "" {
+		release, err := f.asInstance(d, &plan, dirs)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	release, err := useImage(&plan, dirs)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if plan.StateDir != "" {
 		if err := os.MkdirAll(plan.StateDir, 0o700); err != nil {
 			return fmt.Errorf("volume %q: state directory: %w", plan.Name, err)
@@ -152,7 +145,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	}
 	c := volumeConfig(plan, files)
 	c.Dirs = dirs
-	c.Info.StrictFsync = f.strictFsync
+	c.Info.StrictFsync = d.StrictFsync
 	c.Listen, c.Window = listeners, windows
 	c.StartTimeout = f.startTimeout
 	c.Platform = os.Getenv("FSVA_RUNSC_PLATFORM")
@@ -161,6 +154,9 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	c.Log = log
 	c.Ready = func(dir string) {
 		fmt.Fprintf(cmd.OutOrStdout(), "fsva: volume %q ready at %s\n", plan.Name, dir)
+		if f.ready != nil {
+			f.ready()
+		}
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
@@ -169,6 +165,36 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	// Whoever read our output may go; the volume stays.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return supervisor.Serve(cmd.Context(), c)
+}
+
+// definition returns the definition of the volume to serve: the stored one, or else
+// what the flags say.
+func (f *serveFlags) definition(cmd *cobra.Command, dirs supervisor.Dirs) (volume.Definition, error) {
+	store := volume.Open(dirs.State)
+	stored, err := store.Get(f.volume.Name)
+	if errors.Is(err, volume.ErrNotDefined) && f.instance == "" {
+		if f.volume.Appliance == "" {
+			return volume.Definition{}, usageError{fmt.Errorf("%w, and no volume %q is defined (fsva volume ls)", errNoAppliance, f.volume.Name)}
+		}
+		return f.volume.Definition, nil
+	}
+	if err != nil {
+		return volume.Definition{}, err
+	}
+	switch {
+	case f.instance == "" && stored.Dedicated:
+		return volume.Definition{}, fmt.Errorf("volume %q is dedicated: an instance starts with each container that mounts %s", stored.Name, store.MountDir(stored.Name))
+	case f.instance != "" && !stored.Dedicated:
+		return volume.Definition{}, fmt.Errorf("volume %q is not dedicated", stored.Name)
+	case f.instance != "":
+		stored.ReadOnly = stored.ReadOnly || f.volume.ReadOnly
+		return stored, nil
+	}
+	d, err := f.volume.merge(stored, cmd.Flags())
+	if err != nil {
+		return volume.Definition{}, usageError{err}
+	}
+	return d, nil
 }
 
 // guests returns what the flags about guests say.
