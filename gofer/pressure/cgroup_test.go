@@ -112,22 +112,3 @@ func TestAvailable(t *testing.T) {
 		t.Errorf("got %d, %v", got, err)
 	}
 }
-
-// FuzzProcFiles checks that no line of /proc/self/cgroup and mountinfo leads out
-// of the mount.
-func FuzzProcFiles(f *testing.F) {
-	f.Add("0::/a/b", strings.TrimSpace(mountV2))
-	f.Add("4:memory:/docker/x", strings.Split(mountV1, "\n")[0])
-	f.Add("0::/../..", `1 2 0:3 /../x /c\040g rw - cgroup2 cgroup2 rw`)
-	f.Fuzz(func(t *testing.T, group, mountinfo string) {
-		_, path, ok := parseCgroup(group)
-		mnt, mok := parseMount(mountinfo)
-		if !ok || !mok {
-			return
-		}
-		h := mnt.hierarchy(path)
-		if rel, err := filepath.Rel(h.point, h.own); err != nil || !filepath.IsLocal(rel) {
-			t.Errorf("%q in %q is %+v", path, mountinfo, h)
-		}
-	})
-}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/cgroup"
 )
 
 const (
@@ -38,11 +40,11 @@ func NewTrigger() (*Trigger, error) { return machine("/").newTrigger() }
 func (m machine) newTrigger() (*Trigger, error) {
 	var paths []string
 	var errs []error
-	switch v2, _, err := m.cgroups(); {
+	switch v2, _, err := cgroup.Find(string(m)); {
 	case err != nil:
 		errs = append(errs, err)
-	case v2.point != "":
-		paths = append(paths, filepath.Join(v2.own, "memory.pressure"))
+	case v2.Point != "":
+		paths = append(paths, filepath.Join(v2.Own, "memory.pressure"))
 	}
 	for _, p := range append(paths, "/proc/pressure/memory") {
 		fd, err := arm(m.path(p))
