@@ -6,6 +6,7 @@ package supervisor
 import (
 	"log/slog"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,6 +15,10 @@ import (
 const maxLogFields = 32
 
 var logKey = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// reservedKeys are the names of attributes that are ours to give: a child may not
+// speak for another volume.
+var reservedKeys = []string{slog.LevelKey, slog.MessageKey, slog.TimeKey, volumeKey, componentKey}
 
 // logLine is what a gofer logs: a line of slog's text format.
 type logLine struct {
@@ -56,6 +61,9 @@ func parseLogLine(line string) (logLine, bool) {
 			l.msg, hasMsg = value, true
 		case key == slog.TimeKey: // ours is as good
 		default:
+			if slices.Contains(reservedKeys, key) {
+				key = "its." + key
+			}
 			l.attrs = append(l.attrs, slog.String(key, value))
 		}
 	}

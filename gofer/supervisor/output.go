@@ -21,6 +21,11 @@ const (
 	keptLines     = 32
 	// A chatty child may not fill the disk with our log.
 	maxLinesPerSecond = 50
+
+	// Attributes of log lines: which volume, in all of them, and whose words they
+	// are, in those of a child.
+	volumeKey    = "volume"
+	componentKey = "component"
 )
 
 // output is what a child writes to its standard output and error: the last
@@ -41,7 +46,7 @@ type output struct {
 }
 
 func newOutput(log *slog.Logger, name string) *output {
-	return &output{log: log, name: name, slog: name == "gofer"}
+	return &output{log: log, name: name, slog: name == "gofer" || name == "vsock-device"}
 }
 
 // consume reads until the end or an error.
@@ -79,7 +84,7 @@ func (o *output) add(line string, now time.Time) {
 func (o *output) logLocked(line string, now time.Time) {
 	if s := now.Truncate(time.Second); !s.Equal(o.second) {
 		if o.dropped > 0 {
-			o.log.Warn("output dropped, there is too much of it", "process", o.name, "lines", o.dropped)
+			o.log.Warn("output dropped, there is too much of it", componentKey, o.name, "lines", o.dropped)
 		}
 		o.second, o.logged, o.dropped = s, 0, 0
 	}
@@ -93,7 +98,7 @@ func (o *output) logLocked(line string, now time.Time) {
 			l = parsed
 		}
 	}
-	o.log.LogAttrs(context.Background(), l.level, l.msg, append(l.attrs, slog.String("process", o.name))...)
+	o.log.LogAttrs(context.Background(), l.level, l.msg, append(l.attrs, slog.String(componentKey, o.name))...)
 }
 
 // startLogging logs what there was so far and everything from now on.

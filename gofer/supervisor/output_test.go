@@ -62,13 +62,14 @@ func TestGoferLogsAreMerged(t *testing.T) {
 	o.startLogging()
 	now := time.Now()
 	for line, want := range map[string]string{
-		`level=WARN msg="client gone" container="a b" n=3`: `level=WARN msg="client gone" container="a b" n=3 process=gofer`,
-		`time=2026-01-01T00:00:00Z level=ERROR msg=x`:      `level=ERROR msg=x process=gofer`,
-		`level=INFO`:                 `level=INFO msg="level=INFO" process=gofer`,
-		`level=INFO msg="never ends`: `level=INFO msg="level=INFO msg=\"never ends" process=gofer`,
-		`level=INFO msg="a"b=c`:      `level=INFO msg="level=INFO msg=\"a\"b=c" process=gofer`,
-		`panic: runtime error`:       `level=INFO msg="panic: runtime error" process=gofer`,
-		`level=NONE msg=x`:           `level=INFO msg="level=NONE msg=x" process=gofer`,
+		`level=WARN msg="client gone" container="a b" n=3`: `level=WARN msg="client gone" container="a b" n=3 component=gofer`,
+		`time=2026-01-01T00:00:00Z level=ERROR msg=x`:      `level=ERROR msg=x component=gofer`,
+		`level=INFO`:                 `level=INFO msg="level=INFO" component=gofer`,
+		`level=INFO msg="never ends`: `level=INFO msg="level=INFO msg=\"never ends" component=gofer`,
+		`level=INFO msg="a"b=c`:      `level=INFO msg="level=INFO msg=\"a\"b=c" component=gofer`,
+		`panic: runtime error`:       `level=INFO msg="panic: runtime error" component=gofer`,
+		`level=INFO msg=x volume=other component=supervisor level=WARN`: `level=INFO msg=x its.volume=other its.component=supervisor its.level=WARN component=gofer`,
+		`level=NONE msg=x`: `level=INFO msg="level=NONE msg=x" component=gofer`,
 		`level=INFO msg=x ` + strings.Repeat("a=b ", 100) + `c=`: `level=INFO msg="level=INFO msg=x `,
 	} {
 		log.Reset()

@@ -136,7 +136,7 @@ func Serve(ctx context.Context, c Config) (err error) {
 			err = rerr
 		}
 	}()
-	v := &volume{cfg: c, log: c.Log, started: time.Now(), spawner: newSpawner(), stop: make(chan struct{}), state: Starting}
+	v := &volume{cfg: c, log: c.Log.With(volumeKey, name), started: time.Now(), spawner: newSpawner(), stop: make(chan struct{}), state: Starting}
 	defer v.spawner.close()
 	v.hard, v.hardStop = context.WithCancel(context.Background())
 	defer v.hardStop()
@@ -207,7 +207,7 @@ func (v *volume) serve(ctx context.Context) (err error) {
 		if v.hasCache() {
 			background.Go(func() { v.cache.watch(ctx, v.residentBytes) })
 		} else if v.cfg.CacheLimit != 0 {
-			v.log.Warn("a limit was given for the cache, but the volume has none", "volume", name)
+			v.log.Warn("a limit was given for the cache, but the volume has none")
 		}
 		v.watch(ctx)
 	}
@@ -488,7 +488,7 @@ func (v *volume) watch(ctx context.Context) {
 		}
 		v.closeListeners()
 		v.setFailed(reason)
-		v.log.Error("volume failed", "volume", v.cfg.Info.Name, "reason", reason)
+		v.log.Error("volume failed", "reason", reason)
 		if err := notify("STATUS=failed: " + reason); err != nil {
 			v.log.Warn("status", "err", err)
 		}
@@ -514,7 +514,7 @@ func (v *volume) restart(ctx context.Context, reason string) error {
 	v.mu.Lock()
 	v.state, v.reason = Restarting, reason
 	v.mu.Unlock()
-	v.log.Error("the gofer is started again; sandboxes have lost the volume, guests connect again", "volume", v.cfg.Info.Name, "reason", reason)
+	v.log.Error("the gofer is started again; sandboxes have lost the volume, guests connect again", "reason", reason)
 	err := v.endProcesses()
 	if err == nil {
 		err = v.startProcesses(ctx)
