@@ -40,8 +40,11 @@ func (o *OptionSpec) scalar(value string) (string, error) {
 			return "", fmt.Errorf("%q is not one of %s%s", value, list(o.Values), didYouMean(value, o.Values))
 		}
 	default:
-		if value == "" {
+		switch {
+		case value == "":
 			return "", errors.New("is empty")
+		case holdsPassword(value):
+			return "", errors.New("has a password in it, which everybody could read")
 		}
 	}
 	return value, nil

@@ -19,6 +19,16 @@ import (
 // plainName is a file name that no option list, fsname= or mtab line of a server can misread.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$`)
 
+// urlPassword matches a URL that has a password in it.
+var urlPassword = regexp.MustCompile(`://[^/@]*:[^/@]+@`)
+
+// holdsPassword reports whether a value that is shown in process lists and by fsva ls has a password in it. What it says
+// no to may have one in a form that only the server knows.
+func holdsPassword(value string) bool { return urlPassword.MatchString(value) }
+
+// remoteOptions matches rclone's connection strings, such as ":s3,secret_access_key=...:bucket".
+var remoteOptions = regexp.MustCompile(`^:?[^/:,]*,[^/]*=`)
+
 // source checks a volume's source against what the appliance takes and puts it into the plan: Source, and for a local
 // one the bind. It returns what ${source} stands for.
 func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
@@ -29,6 +39,9 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 		return "", nil
 	case v.Source == "":
 		return "", fmt.Errorf("appliance %q needs a source: add --source %s", m.Name, m.sourceHint())
+	}
+	if holdsPassword(v.Source) {
+		return "", fmt.Errorf("the source of appliance %q has a password in it, which everybody could read: put it into a file and name that with --option", m.Name)
 	}
 	if m.Source == SourceVM {
 		return m.vmSource(v, p)
@@ -46,6 +59,8 @@ func (m *Manifest) source(v VolumeSpec, p *Plan) (string, error) {
 			return "", fmt.Errorf("source %q has a dash where a name starts, so it would be taken for an argument", v.Source)
 		case strings.ContainsFunc(v.Source, func(r rune) bool { return r < ' ' || r == 0x7f }):
 			return "", fmt.Errorf("source %q contains a control character", v.Source)
+		case remoteOptions.MatchString(v.Source):
+			return "", fmt.Errorf("the source of appliance %q has options in it, which everybody could read: put them into a file and name that with --option", m.Name)
 		case !strings.Contains(v.Source, ":"):
 			return "", fmt.Errorf("source %q is not of the kind that appliance %q needs: %s", v.Source, m.Name, m.sourceHint())
 		}
