@@ -82,11 +82,7 @@ func (h *Histogram) Summary() Summary {
 			continue
 		}
 		s.Count += n
-		bound := uint64(0)
-		if i < last {
-			bound = 1 << i
-		}
-		s.Buckets = append(s.Buckets, [2]uint64{bound, n})
+		s.Buckets = append(s.Buckets, [2]uint64{boundOf(i), n})
 	}
 	s.P50Ns = quantile(&counts, s.Count, s.MaxNs, 50)
 	s.P90Ns = quantile(&counts, s.Count, s.MaxNs, 90)
@@ -120,4 +116,68 @@ func quantile(counts *[MaxBuckets]uint64, total, longest uint64, percent int) ui
 		return low + uint64(float64(high-low)*rank/float64(n))
 	}
 	return longest
+}
+
+// Between adds up all kinds of operations that were counted between two moments: ops,
+// less what was counted at the earlier one. What counts less than before has begun
+// anew since, and counts as a whole. The longest duration is an estimate, too.
+func Between(earlier, ops map[string]Op) Op {
+	var total Op
+	var counts [MaxBuckets]uint64
+	for name, op := range ops {
+		before := earlier[name]
+		if op.Requests < before.Requests || op.Latency.Count < before.Latency.Count {
+			before = Op{}
+		}
+		total.Requests += op.Requests - before.Requests
+		total.Errors += op.Errors - min(op.Errors, before.Errors)
+		total.Latency.SumNs += op.Latency.SumNs - min(op.Latency.SumNs, before.Latency.SumNs)
+		total.Latency.MaxNs = max(total.Latency.MaxNs, op.Latency.MaxNs)
+		was := expand(before.Latency.Buckets)
+		for i, n := range expand(op.Latency.Buckets) {
+			counts[i] += n - min(n, was[i])
+		}
+	}
+	l := &total.Latency
+	longest := 0
+	for i, n := range counts {
+		l.Count += n
+		if n == 0 {
+			continue
+		}
+		longest = i
+		l.Buckets = append(l.Buckets, [2]uint64{boundOf(i), n})
+	}
+	switch {
+	case l.Count == 0:
+		l.MaxNs = 0
+	case longest < last:
+		l.MaxNs = min(l.MaxNs, 1000<<longest)
+	}
+	l.P50Ns = quantile(&counts, l.Count, l.MaxNs, 50)
+	l.P90Ns = quantile(&counts, l.Count, l.MaxNs, 90)
+	l.P99Ns = quantile(&counts, l.Count, l.MaxNs, 99)
+	return total
+}
+
+// boundOf is the bound of a bucket in a Summary.
+func boundOf(bucket int) uint64 {
+	if bucket == last {
+		return 0
+	}
+	return 1 << bucket
+}
+
+// expand is the inverse of Summary.Buckets. It leaves out what is no bucket of ours.
+func expand(buckets [][2]uint64) (counts [MaxBuckets]uint64) {
+	for _, b := range buckets {
+		i := bits.Len64(b[0]) - 1
+		if b[0] == 0 {
+			i = last
+		}
+		if i <= last && b[0] == boundOf(i) {
+			counts[i] += b[1]
+		}
+	}
+	return counts
 }

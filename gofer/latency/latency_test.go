@@ -103,6 +103,40 @@ func TestConcurrentObservations(t *testing.T) {
 	}
 }
 
+func TestBetween(t *testing.T) {
+	var read, write Histogram
+	read.Observe(3 * time.Microsecond)
+	write.Observe(20 * time.Second)
+	earlier := map[string]Op{
+		"READ":  {Requests: 1, Latency: read.Summary()},
+		"WRITE": {Requests: 1, Errors: 1, Latency: write.Summary()},
+		"gone":  {Requests: 9},
+	}
+	read.Observe(100 * time.Microsecond)
+	read.Observe(100 * time.Microsecond)
+	var again Histogram // WRITE begins anew, with less
+	again.Observe(50 * time.Microsecond)
+	ops := map[string]Op{
+		"READ":  {Requests: 4, Errors: 1, Latency: read.Summary()},
+		"WRITE": {Requests: 0, Latency: again.Summary()},
+	}
+	got := Between(earlier, ops)
+	want := Op{Requests: 3, Errors: 1, Latency: Summary{
+		Count: 3, SumNs: 250_000, P50Ns: 64_000 + 9_000, P90Ns: 64_000 + 30_600, P99Ns: 64_000 + 35_460, MaxNs: 100_000,
+		Buckets: [][2]uint64{{64, 1}, {128, 2}},
+	}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(Op{}, Between(ops, ops)); d != "" {
+		t.Errorf("nothing happened (-want +got):\n%s", d)
+	}
+	hostile := Op{Latency: Summary{Buckets: [][2]uint64{{3, 1}, {1 << 25, 1}, {math.MaxUint64, 1}, {1 << 63, 1}}}}
+	if got := Between(nil, map[string]Op{"X": hostile}); got.Latency.Count != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestObserveDoesNotAllocate(t *testing.T) {
 	var h Histogram
 	if n := testing.AllocsPerRun(100, func() {

@@ -89,7 +89,7 @@ where its files are.`,
 	root.AddCommand(
 		newServeCommand(), newVolumeCommand(), newVolumePluginCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
 		newMountCommand(), newExportCommand(), newDemoCommand(), newImageCommand(),
-		newInstallCommand(), newUninstallCommand(), newMetricsCommand(),
+		newInstallCommand(), newUninstallCommand(), newTopCommand(), newMetricsCommand(),
 		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
