@@ -5,12 +5,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /*
- * libfsvamount.so: for FUSE servers that call mount(2) themselves (ntfs-3g, mergerfs).
+ * libfsvamount.so: for FUSE servers that call mount(2) themselves (ntfs-3g, mergerfs, exfat-fuse).
  *
  * It is preloaded into the FS server (LD_PRELOAD), which runs without CAP_SYS_ADMIN and has inherited the FUSE channel.
  * Such a server opens /dev/fuse as descriptor N and mounts a file system of type fuse with the data "fd=N,...". Here
  * that mount puts the channel in N's place and succeeds; any other mount goes to the kernel. Unmounting the same place
- * succeeds and does nothing: the channel ends when the server closes it.
+ * succeeds and does nothing: the channel ends when the server closes it. A server on libfuse also stays in the foreground,
+ * whatever its options, and one that asks for file attributes gets those of now.
  *
  * The server is not trusted and may ignore this library; it only gets what it had inherited anyway.
  *
@@ -32,6 +33,7 @@
 #define NR_FCNTL 72
 #define NR_MOUNT 165
 #define NR_UMOUNT2 166
+#define NR_STATX 332
 
 static long syscall5(long nr, long a, long b, long c, long d, long e)
 {
@@ -50,6 +52,7 @@ static long syscall5(long nr, long a, long b, long c, long d, long e)
 #define NR_FCNTL 25
 #define NR_MOUNT 40
 #define NR_UMOUNT2 39
+#define NR_STATX 291
 
 static long syscall5(long nr, long a, long b, long c, long d, long e)
 {
@@ -74,6 +77,7 @@ static long syscall5(long nr, long a, long b, long c, long d, long e)
 #define FD_CLOEXEC 1
 #define F_GETFD 1
 #define O_CLOEXEC 02000000
+#define AT_STATX_DONT_SYNC 0x4000
 #define DEFAULT_CHANNEL 100
 
 /* Both C libraries have these; weak, so that a server without either still starts. */
@@ -203,4 +207,23 @@ EXPORT int umount2(const char *target, int flags)
 EXPORT int umount(const char *target)
 {
 	return umount2(target, 0);
+}
+
+/*
+ * The kernel's, less AT_STATX_DONT_SYNC: gVisor answers that with what it knew before the server's own last change, which
+ * the server would then tell everybody (fuse-overlayfs).
+ */
+EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buf)
+{
+	return result(syscall5(NR_STATX, dirfd, (long)path, flags & ~AT_STATX_DONT_SYNC, mask, (long)buf));
+}
+
+/*
+ * In the place of libfuse's, which would fork and end the process that the FS server was started as. A server whose
+ * command line has no way to ask libfuse for the foreground stays there nevertheless (mount.exfat-fuse).
+ */
+EXPORT int fuse_daemonize(int foreground)
+{
+	(void)foreground;
+	return 0;
 }

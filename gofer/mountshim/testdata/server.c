@@ -31,10 +31,17 @@ static int is_channel(int fd, int other)
 	return write(fd, "ping", 4) == 4 && read(other, buf, sizeof(buf)) == 4 && memcmp(buf, "ping", 4) == 0;
 }
 
+/* Not in every C library; st[14] is stx_mode, -100 AT_FDCWD, 0x4000 AT_STATX_DONT_SYNC and 1 STATX_TYPE. */
+extern int statx(int dirfd, const char *path, int flags, unsigned int mask, void *st) __attribute__((weak));
+/* libfuse's, which this program is not linked with. */
+extern int fuse_daemonize(int foreground) __attribute__((weak));
+
 int main(int argc, char **argv)
 {
 	char data[64];
 	int device, other;
+	pid_t parent = getppid();
+	unsigned short st[128];
 
 	if (argc != 3 || sscanf(argv[2], "%d", &other) != 1)
 		return 2;
@@ -57,6 +64,11 @@ int main(int argc, char **argv)
 	check(is_channel(device, other), "the second device is the channel");
 	check(fcntl(device, F_GETFD) == FD_CLOEXEC, "the second device keeps close-on-exec");
 	check(umount("/elsewhere") == 0, "umount of the second");
+
+	check(statx && statx(-100, "/", 0x4000, 1, st) == 0 && (st[14] & 0170000) == 0040000, "statx of a directory");
+	errno = 0;
+	check(statx && statx(-100, "/no/such", 0, 1, st) == -1 && errno == ENOENT, "statx of a missing file");
+	check(fuse_daemonize && fuse_daemonize(0) == 0 && getppid() == parent, "stay in the foreground");
 
 	errno = 0;
 	check(mount("none", "/nowhere", "tmpfs", 0, "size=1m") == -1 && (errno == ENOENT || errno == EPERM),
