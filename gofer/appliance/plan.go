@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // VolumeSpec is what a user asks for: `fsva serve NAME …`. Empty strings mean the appliance's own default.
@@ -317,19 +318,43 @@ func (m *Manifest) environment() []string {
 	return out
 }
 
+// UseRoot puts a directory in the place of RootImage.
+func (p *Plan) UseRoot(dir string) error {
+	p.Root = dir
+	if err := findCommand(p.Appliance, dir, p.Argv[0]); err != nil {
+		return fmt.Errorf("%w; was its image made for another appliance? fsva image build %s", err, p.Appliance)
+	}
+	return nil
+}
+
 // findCommand checks that the server is there, so that the error is ours and not that of an exec inside a sandbox.
 func (m *Manifest) findCommand() error {
-	root := m.Root
-	if root == RootImage {
-		return nil // not known yet
-	} else if root == RootHost {
-		root = "/"
-	} else if info, err := os.Stat(root); err != nil {
-		return fmt.Errorf("root of appliance %q: %s: %w", m.Name, root, plainCause(err))
-	} else if !info.IsDir() {
-		return fmt.Errorf("root of appliance %q: %s is not a directory", m.Name, root)
+	switch m.Root {
+	case RootImage:
+		return nil // not known yet; see Plan.UseRoot
+	case RootHost:
+		err := findCommand(m.Name, "/", m.Command[0])
+		if errors.Is(err, errNoCommand) {
+			hint := ""
+			if m.Package != "" {
+				hint = ": apt-get install " + m.Package
+			}
+			return fmt.Errorf("server of appliance %q: %s is not installed%s", m.Name, m.Command[0], hint)
+		}
+		return err
 	}
-	program := m.Command[0]
+	return findCommand(m.Name, m.Root, m.Command[0])
+}
+
+var errNoCommand = errors.New("is not in its root")
+
+// findCommand looks for a server's program in a root.
+func findCommand(appliance, root, program string) error {
+	if info, err := os.Stat(root); err != nil {
+		return fmt.Errorf("root of appliance %q: %s: %w", appliance, root, plainCause(err))
+	} else if !info.IsDir() {
+		return fmt.Errorf("root of appliance %q: %s is not a directory", appliance, root)
+	}
 	places := []string{program}
 	if !strings.Contains(program, "/") {
 		places = nil
@@ -343,18 +368,11 @@ func (m *Manifest) findCommand() error {
 		if err == nil && !info.IsDir() {
 			return nil
 		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("server of appliance %q: %w", m.Name, err)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return fmt.Errorf("server of appliance %q: %w", appliance, err)
 		}
 	}
-	if m.Root != RootHost {
-		return fmt.Errorf("server of appliance %q: %s is not in its root %s", m.Name, program, m.Root)
-	}
-	hint := ""
-	if m.Package != "" {
-		hint = ": apt-get install " + m.Package
-	}
-	return fmt.Errorf("server of appliance %q: %s is not installed%s", m.Name, program, hint)
+	return fmt.Errorf("server of appliance %q: %s %w %s", appliance, program, errNoCommand, root)
 }
 
 func (p *Plan) bind(host, path string, readOnly bool) {

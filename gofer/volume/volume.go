@@ -52,7 +52,8 @@ type Definition struct {
 	CacheLimit  string   `json:"cacheLimit,omitempty"` // as appliance.ParseCacheLimit reads it
 	ReadOnly    bool     `json:"readOnly,omitempty"`
 	StrictFsync bool     `json:"strictFsync,omitempty"`
-	// Root is a directory to use as the appliance's root file system.
+	// Root is what to use as the appliance's root file system instead of what its manifest says: a directory,
+	// appliance.RootImage or appliance.RootHost.
 	Root string `json:"root,omitempty"`
 	// Dedicated gives each container an instance of its own, which our runsc starts.
 	Dedicated bool `json:"dedicated,omitempty"`
@@ -141,7 +142,7 @@ func (d Definition) Absolute() (Definition, error) {
 	if m.IsLocalSource(d.Source) {
 		paths = append(paths, &d.Source)
 	}
-	if d.Root != "" {
+	if d.Root != "" && d.Root != appliance.RootHost && d.Root != appliance.RootImage {
 		paths = append(paths, &d.Root)
 	}
 	for _, p := range paths {
