@@ -20,8 +20,8 @@ const Version = 1
 const (
 	helloMagic = "FSVA-FS\n"
 	maxHello   = 4096
-	// maxSecret bounds a secret, in bytes.
-	maxSecret = 256
+	// MaxSecret bounds a secret, in bytes.
+	MaxSecret = 256
 )
 
 // clientHello is what the shim says first.

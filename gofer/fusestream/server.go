@@ -139,7 +139,7 @@ func (s *Server) hello(conn net.Conn, admit func(Admission) error) (*serverConn,
 	answer := serverHello{Version: Version, Volume: s.opts.Volume, Info: s.opts.Info}
 	var err error
 	switch {
-	case len(s.opts.Secret) > 0 && (len(in.Secret) > maxSecret || !sameSecret(in.Secret, s.opts.Secret)):
+	case len(s.opts.Secret) > 0 && (len(in.Secret) > MaxSecret || !sameSecret(in.Secret, s.opts.Secret)):
 		err, answer.Final = errors.New("the secret is wrong"), true
 	case in.Version < Version:
 		err, answer.Final = fmt.Errorf("version %d of the protocol is not spoken here", in.Version), true

@@ -41,6 +41,9 @@ type Spec struct {
 	CIDs []uint32 `json:"cids,omitempty"`
 	// ReadOnly refuses what guests would change.
 	ReadOnly bool `json:"readOnly,omitempty"`
+	// Secret, if it is not empty, is what `fsva mount` has to know. It is for the
+	// gofer alone: neither String nor a volume's files have it.
+	Secret []byte `json:"secret,omitempty"`
 }
 
 // AnyCID in Spec.CIDs lets every guest of the machine connect.
@@ -51,7 +54,8 @@ const Forms = "vsock:PORT,cid=CID, unix:PATH, vhost-user-vsock:PATH, hybrid-vsoc
 
 // Parse parses KIND:ADDRESS[,OPTION…]. The options are port=N (vhost-user-vsock and
 // hybrid-vsock), cid=N (all with vsock in their names; cid=any and more than one for
-// vsock only) and ro. A path is made absolute; it has no comma.
+// vsock only), secret-file=PATH (all but virtiofs), which is read at once, and ro. A path
+// is made absolute; it has no comma.
 func Parse(text string) (Spec, error) {
 	parts := strings.Split(text, ",")
 	kind, address, found := strings.Cut(parts[0], ":")
@@ -112,6 +116,13 @@ func (s *Spec) set(option string) error {
 			return fmt.Errorf("cid: %w", err)
 		}
 		s.CIDs = append(s.CIDs, cid)
+		return nil
+	case name == "secret-file" && s.Kind != Virtiofs:
+		secret, err := ReadSecret(value)
+		if err != nil {
+			return fmt.Errorf("secret-file: %w", err)
+		}
+		s.Secret = secret
 		return nil
 	}
 	return fmt.Errorf("option %q is not one of %s", option, s.Kind)

@@ -4,6 +4,7 @@
 package listen
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"fsva/gofer/fusestream"
 	"fsva/gofer/vsock"
 )
 
@@ -20,7 +22,9 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secret := secretFile(t, "open sesame\n", 0o640)
 	for text, want := range map[string]Spec{
+		"unix:/a,secret-file=" + secret:     {Kind: vsock.Unix, Path: "/a", Secret: []byte("open sesame")},
 		"vsock:1024,cid=3,cid=70":           {Kind: vsock.Kernel, Port: 1024, CIDs: []uint32{3, 70}},
 		"vsock:1024,ro,cid=any":             {Kind: vsock.Kernel, Port: 1024, CIDs: []uint32{AnyCID}, ReadOnly: true},
 		"unix:/a/b":                         {Kind: vsock.Unix, Path: "/a/b"},
@@ -48,6 +52,8 @@ func TestParse(t *testing.T) {
 		"unix:":                             "missing",
 		"unix:/a,cid=3":                     `option "cid=3"`,
 		"unix:/a,rw":                        `option "rw"`,
+		"unix:/a,secret-file=/nonexistent":  "secret-file: open /nonexistent",
+		"virtiofs:/a,secret-file=" + secret: `option "secret-file=`,
 		"virtiofs:/a,":                      `option ""`,
 		"vhost-user-vsock:/a,cid=2":         "is not a guest's",
 		"vhost-user-vsock:/a,cid=any":       "cid",
@@ -57,6 +63,56 @@ func TestParse(t *testing.T) {
 		if s, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %+v, %v, want an error with %q", text, s, err, want)
 		}
+	}
+}
+
+// secretFile makes a file.
+func secretFile(t *testing.T, content string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestReadSecret(t *testing.T) {
+	long := strings.Repeat("s", fusestream.MaxSecret)
+	for content, want := range map[string]string{"a b\r\n": "a b", "a\nb\n\n": "a\nb", long + "\r\n": long} {
+		if got, err := ReadSecret(secretFile(t, content, 0o600)); err != nil || string(got) != want {
+			t.Errorf("%q: %q, %v", content, got, err)
+		}
+	}
+	for _, c := range []struct {
+		content string
+		mode    os.FileMode
+		want    string
+	}{
+		{"hidden", 0o644, "everybody may use it (mode 0644): chmod o= "},
+		{"\n", 0o600, "is empty"},
+		{long + "s", 0o600, "more than 256 bytes"},
+	} {
+		got, err := ReadSecret(secretFile(t, c.content, c.mode))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%q: %q, %v, want an error with %q", c.content, got, err, c.want)
+		}
+	}
+}
+
+// What is logged and shown of a listener does not have its secret.
+func TestSecretNotShown(t *testing.T) {
+	s, err := Parse("unix:/a,secret-file=" + secretFile(t, "hidden", 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := s.String() + s.Addr().String() + fmt.Sprintf("%+v", s.Options()); strings.Contains(text, "hidden") {
+		t.Error(text)
+	}
+	if _, err := ParseSource("unix:/a,secret-file=" + secretFile(t, "hidden", 0o600)); err == nil || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("as a source: %v", err)
 	}
 }
 

@@ -38,6 +38,9 @@ func ParseSource(text string) (Source, error) {
 		if err == nil && s.ReadOnly {
 			err = errors.New("a source has no option ro: use --readonly")
 		}
+		if err == nil && s.Secret != nil {
+			err = errors.New("a source has no option secret-file: an export has no secret")
+		}
 		if err != nil {
 			return Source{}, err
 		}

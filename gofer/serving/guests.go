@@ -139,7 +139,7 @@ func (g *guests) accept(ctx context.Context, l listen.Spec, sock net.Listener, l
 	info := g.info
 	info.ReadOnly = session.ReadOnly
 	server := fusestream.NewServer(g.fs, fusestream.Options{
-		Volume: g.volume.Name, Info: info, WriteBack: session.WriteBack, Session: session, Claim: g.claim, Log: log,
+		Volume: g.volume.Name, Info: info, WriteBack: session.WriteBack, Session: session, Secret: l.Secret, Claim: g.claim, Log: log,
 	})
 	defer g.audience.join(server)()
 	ctx, cancel := context.WithCancel(ctx)

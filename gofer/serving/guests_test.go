@@ -135,6 +135,7 @@ func TestGuests(t *testing.T) {
 	sock := filepath.Join(t.TempDir(), "sock")
 	g := startGofer(t, goferproto.Config{InProcess: "mem", Listen: []listen.Spec{
 		{Kind: "unix", Path: sock}, {Kind: "unix", Path: sock + "-ro", ReadOnly: true},
+		{Kind: "unix", Path: sock + "-secret", ReadOnly: true, Secret: []byte("abc")},
 	}})
 	if r := g.reply(t); r.Ready == nil {
 		t.Fatalf("got %+v, want readiness", r)
@@ -202,6 +203,16 @@ func TestGuests(t *testing.T) {
 		if err := reader.call(t, c.opcode, c.body); err != c.want {
 			t.Errorf("read-only, opcode %d: %v, want %v", c.opcode, err, c.want)
 		}
+	}
+
+	// A listener's secret.
+	for _, secret := range []string{"", "ab", "abcd"} {
+		if c := connect(t, sock+"-secret", map[string]any{"secret": []byte(secret)}); !strings.Contains(c.hello.Error, "the secret is wrong") {
+			t.Errorf("secret %q: %+v", secret, c.hello)
+		}
+	}
+	if c := connect(t, sock+"-secret", map[string]any{"secret": []byte("abc")}); c.hello.Error != "" {
+		t.Errorf("right secret: %+v", c.hello)
 	}
 
 	if r := g.ask(t, goferproto.Request{ID: 7, Op: goferproto.OpStop}); r.Error != "" {

@@ -88,6 +88,9 @@ func exportListeners(addresses []string) ([]listen.Spec, error) {
 		if s.Kind == vsock.VhostUser || s.Kind == listen.Virtiofs {
 			return nil, fmt.Errorf("--listen %s: an export listens on vsock, unix or hybrid-vsock", text)
 		}
+		if s.Secret != nil {
+			return nil, fmt.Errorf("--listen %s: an export has no secret: cid= says who may connect", text)
+		}
 		specs = append(specs, s)
 	}
 	return specs, nil

@@ -23,6 +23,7 @@ import (
 
 	"fsva/gofer/fusemount"
 	"fsva/gofer/fusestream"
+	"fsva/gofer/listen"
 	"fsva/gofer/vsock"
 	"fsva/gofer/window"
 )
@@ -72,6 +73,8 @@ Options, separated by commas:
   retry=TIME         how long to try at the start (0s)
   log-level=LEVEL    debug, info, warn or error
   log-format=FORMAT  text or json
+  log-file=PATH      log to this file; without it, the system's log (syslog) gets
+                     what is logged in the background
 
 With a link from /sbin/mount.fuse.fsva to fsva it works in /etc/fstab:
   vsock:2:3782  /data  fuse.fsva  ro,nofail,retry=30s  0 0`,
@@ -125,6 +128,7 @@ type mountOptions struct {
 	noWindow bool
 	level    slog.Level
 	format   string // of the log
+	logFile  string // absolute, or ""
 }
 
 // parseMountOptions parses the options of `fsva mount`.
@@ -137,7 +141,7 @@ func parseMountOptions(lists []string) (mountOptions, error) {
 		case "volume":
 			o.relay.Volume = value
 		case "secret-file":
-			o.relay.Secret, err = readSecret(value)
+			o.relay.Secret, err = listen.ReadSecret(value)
 		case "nowindow":
 			o.noWindow = true
 		case "patience":
@@ -148,6 +152,12 @@ func parseMountOptions(lists []string) (mountOptions, error) {
 			o.level, err = parseLogLevel(value)
 		case "log-format":
 			o.format = value
+		case "log-file":
+			if value == "" {
+				err = errors.New("the path is missing")
+			} else {
+				o.logFile, err = filepath.Abs(value)
+			}
 		default:
 			var known bool
 			if o.mount.Flags, known = fusemount.Flag(option, o.mount.Flags); !known {
@@ -161,17 +171,6 @@ func parseMountOptions(lists []string) (mountOptions, error) {
 	o.mount.ReadOnly = o.mount.Flags&unix.MS_RDONLY != 0
 	o.relay.ReadOnly = o.mount.ReadOnly
 	return o, nil
-}
-
-// readSecret reads a secret, without the end of its line.
-func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	return []byte(strings.TrimRight(string(b), "\r\n")), err
 }
 
 // mount carries `fsva mount` out.
@@ -190,7 +189,11 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 	if !f.foreground && os.Getenv(readyVar) == "" {
 		return mountInBackground(cmd.ErrOrStderr())
 	}
-	log, err := newLogger(cmd.ErrOrStderr(), o.level, o.format)
+	output, err := newMountLog(o.logFile, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(output, o.level, o.format)
 	if err != nil {
 		return usageError{fmt.Errorf("option log-format: %w", err)}
 	}
@@ -207,7 +210,7 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 
 	relay, err := connect(cmd.Context(), o, signals)
 	if err != nil {
-		return err
+		return explain(err, addr)
 	}
 	o.mount.ReadOnly = o.mount.ReadOnly || relay.Info().ReadOnly
 	fd, err := fusemount.Mount(cmd.Context(), mountpoint, o.mount)
@@ -220,7 +223,7 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 		if err := fusemount.SetReadAhead(mountpoint, readAhead); err != nil {
 			log.Debug("the kernel reads ahead as it likes", "err", err)
 		}
-		if err := mounted(cmd.OutOrStdout(), relay.Volume(), mountpoint); err != nil {
+		if err := mounted(cmd.OutOrStdout(), relay.Volume(), mountpoint, output, log); err != nil {
 			log.Warn("say that it is mounted", "err", err)
 		}
 	})
@@ -263,6 +266,22 @@ func connect(ctx context.Context, o mountOptions, signals <-chan os.Signal) (*fu
 	}
 }
 
+// explain adds what to do to the error of a first connection, if that is known.
+func explain(err error, addr vsock.Addr) error {
+	advice := ""
+	switch {
+	case errors.Is(err, unix.ENOENT) && addr.Path != "":
+		advice = "fsva ls on the host shows what is served, fsva serve --listen " + addr.String() + " makes this socket; -o retry=TIME waits for it"
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		advice = "nothing listens there any more; fsva ls on the host shows what is served, and -o retry=TIME waits for it"
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EAFNOSUPPORT):
+		advice = "this machine has no vsock device, or its driver is not loaded: modprobe vmw_vsock_virtio_transport"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, advice)
+}
+
 // unmountOnSignals unmounts when it is told to: if the mount is in use, so that it ends
 // with its last user; another signal ends the process.
 func unmountOnSignals(signals <-chan os.Signal, mountpoint string, log *slog.Logger) {
@@ -280,18 +299,22 @@ func unmountOnSignals(signals <-chan os.Signal, mountpoint string, log *slog.Log
 }
 
 // mounted says that the volume can be used: to the parent that waits, or the user.
-func mounted(out io.Writer, volume, mountpoint string) error {
+func mounted(out io.Writer, volume, mountpoint string, output *mountLog, log *slog.Logger) error {
 	if os.Getenv(readyVar) == "" {
 		_, err := fmt.Fprintf(out, "fsva: volume %q mounted at %s\n", volume, mountpoint)
 		return err
 	}
+	if err := output.detach(openSyslog); err != nil {
+		log.Info("nothing is logged from now on; the option log-file=PATH changes that", "err", err)
+	}
 	ready := os.NewFile(3, "ready")
 	_, err := ready.WriteString("ready\n")
-	return errors.Join(err, ready.Close(), detach())
+	return errors.Join(err, ready.Close(), detach(output.file))
 }
 
-// detach gives up what a daemon has no use for: the terminal and the directory.
-func detach() error {
+// detach gives up what a daemon has no use for: the terminal and the directory. What the
+// runtime writes to stderr at a crash goes to logFile, if there is one.
+func detach(logFile *os.File) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
@@ -300,8 +323,11 @@ func detach() error {
 		return err
 	}
 	defer null.Close()
-	for _, fd := range []int{0, 1, 2} {
-		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+	if logFile == nil {
+		logFile = null
+	}
+	for fd, f := range []*os.File{null, logFile, logFile} {
+		if err := unix.Dup3(int(f.Fd()), fd, 0); err != nil {
 			return err
 		}
 	}

@@ -43,20 +43,20 @@ func TestParseMountOptions(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("abc\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parseMountOptions([]string{"ro,suid,noauto,_netdev,x-systemd.automount", "volume=v,secret-file=" + secret + ",patience=5s,retry=1m,nowindow"})
+	o, err := parseMountOptions([]string{"ro,suid,noauto,_netdev,x-systemd.automount", "volume=v,secret-file=" + secret + ",patience=5s,retry=1m,nowindow,log-file=/l"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !o.mount.ReadOnly || !o.relay.ReadOnly || o.mount.Flags != unix.MS_RDONLY|unix.MS_NODEV {
 		t.Errorf("mount: %+v", o.mount)
 	}
-	if o.relay.Volume != "v" || string(o.relay.Secret) != "abc" || o.relay.Patience != 5*time.Second || o.retry != time.Minute || !o.noWindow {
+	if o.relay.Volume != "v" || string(o.relay.Secret) != "abc" || o.relay.Patience != 5*time.Second || o.retry != time.Minute || !o.noWindow || o.logFile != "/l" {
 		t.Errorf("%+v", o)
 	}
 	if o, err := parseMountOptions(nil); err != nil || o.mount.Flags != unix.MS_NOSUID|unix.MS_NODEV || o.mount.ReadOnly {
 		t.Errorf("no options: %+v, %v", o, err)
 	}
-	for _, bad := range []string{"frob", "patience=long", "retry", "secret-file=/nonexistent", "log-level=loud"} {
+	for _, bad := range []string{"frob", "patience=long", "retry", "secret-file=/nonexistent", "log-level=loud", "log-file"} {
 		var usage usageError
 		if _, err := parseMountOptions([]string{bad}); !errors.As(err, &usage) {
 			t.Errorf("%q: %v", bad, err)

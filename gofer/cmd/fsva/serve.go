@@ -56,8 +56,9 @@ system; a second one does not wait.
   vhost-user-vsock:PATH   a vsock device for QEMU; options cid=CID (default 3), port=PORT (3782)
   hybrid-vsock:PATH       the vsock socket of Firecracker or Cloud Hypervisor; option port=PORT
   virtiofs:PATH           a virtio-fs device for QEMU and others: guests need no fsva
-and, after a comma, the option ro: guests cannot change anything. Sockets have the
-mode 0600.
+and, after a comma, the options ro: guests cannot change anything, and (not virtiofs)
+secret-file=PATH: fsva mount must have the same secret (-o secret-file=PATH). Sockets
+have the mode 0600.
 
 FSVA_RUNSC names the runsc for isolation gvisor (default: beside fsva, then
 PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.`,
@@ -146,6 +147,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	c := volumeConfig(plan, files)
 	c.Dirs = dirs
 	c.Info.StrictFsync = d.StrictFsync
+	c.Limits, c.Hold = d.Limits, f.hold
 	c.Listen, c.Window = listeners, windows
 	c.StartTimeout = f.startTimeout
 	c.Platform = os.Getenv("FSVA_RUNSC_PLATFORM")
