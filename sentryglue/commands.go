@@ -5,6 +5,7 @@ package sentryglue
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/google/subcommands"
@@ -18,7 +19,9 @@ import (
 	"gvisor.dev/gvisor/runsc/cmd/trace"
 	"gvisor.dev/gvisor/runsc/cmd/util"
 	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/container"
 	"gvisor.dev/gvisor/runsc/flag"
+	"gvisor.dev/gvisor/runsc/specutils"
 
 	// gVisor carries helper binaries in runsc, see its package maincli.
 	_ "gvisor.dev/gvisor/runsc/gvisorbinaries/embed"
@@ -37,7 +40,7 @@ func commands() (map[util.SubCommand]string, []subcommands.Command) {
 			new(cmd.Checkpoint), new(cmd.Delete), new(cmd.Do), new(cmd.Events), new(cmd.Exec),
 			new(cmd.FSCheckpoint), new(cmd.Kill), new(cmd.List), new(cmd.PS), new(cmd.Pause),
 			new(cmd.PortForward), new(cmd.Read), new(cmd.Resume), new(cmd.SandboxExec), new(cmd.Spec),
-			new(cmd.Start), new(cmd.State), new(cmd.Tar), new(cmd.Update), new(cmd.Wait),
+			&starter{SubCommand: new(cmd.Start)}, new(cmd.State), new(cmd.Tar), new(cmd.Update), new(cmd.Wait),
 		},
 		"helpers": {
 			new(cmd.CPUFeatures), new(cmd.Features), new(cmd.Install), new(cmd.Mitigate),
@@ -73,29 +76,67 @@ type creator struct {
 // process with one line.
 func (c *creator) FetchSpec(conf *config.Config, f *flag.FlagSet) (string, *specs.Spec, error) {
 	if f.NArg() == 1 { // else gVisor complains
-		p, err := specPass(request{
+		c.plan = mustPlan(request{
 			container: f.Arg(0),
 			bundle:    f.Lookup("bundle").Value.String(),
 			rootDir:   conf.RootDir,
 			restore:   c.Name() == "restore",
-		}, os.Getenv("FSVA_RUNDIR"))
-		if err == nil && p != nil {
-			err = p.setEnv()
-		}
-		if err != nil {
-			util.Fatalf("%v", err)
-		}
-		c.plan = p
+		})
 	}
 	return c.SubCommand.FetchSpec(conf, f)
 }
 
+// mustPlan is the spec pass. It leaves the plan for the gofers of this process,
+// and ends the process if there is a volume that cannot be mounted.
+func mustPlan(r request) *plan {
+	p, err := specPass(r, os.Getenv("FSVA_RUNDIR"))
+	if err == nil && p != nil {
+		err = p.setEnv()
+	}
+	if err != nil {
+		util.Fatalf("%v", err)
+	}
+	return p
+}
+
 // Execute implements subcommands.Command.
 func (c *creator) Execute(ctx context.Context, f *flag.FlagSet, args ...any) subcommands.ExitStatus {
-	if c.plan != nil {
+	return execute(ctx, c.SubCommand, c.plan, f, args)
+}
+
+// execute runs a subcommand that starts the gofer for p, nil if it has no
+// volumes.
+func execute(ctx context.Context, command util.SubCommand, p *plan, f *flag.FlagSet, args []any) subcommands.ExitStatus {
+	if p != nil {
 		if err := explainErrors(args[0].(*config.Config)); err != nil {
 			return util.Errorf("cannot prepare the container's volumes: %v", err)
 		}
 	}
-	return c.SubCommand.Execute(ctx, f, args...)
+	return command.Execute(ctx, f, args...)
+}
+
+// starter is the subcommand that starts a container. For one that joins a pod's
+// sandbox, gVisor starts the gofer only then, and the spec pass is made again.
+type starter struct {
+	util.SubCommand
+	plan *plan // made by FetchSpec
+}
+
+// FetchSpec implements util.SubCommand.
+func (s *starter) FetchSpec(conf *config.Config, f *flag.FlagSet) (string, *specs.Spec, error) {
+	id, spec, err := s.SubCommand.FetchSpec(conf, f)
+	if err != nil || specutils.IsRootContainer(spec) {
+		return id, spec, err
+	}
+	c, err := container.Load(conf.RootDir, container.FullID{ContainerID: id}, container.LoadOpts{SkipCheck: true})
+	if err != nil {
+		return "", nil, fmt.Errorf("loading container: %w", err)
+	}
+	s.plan = mustPlan(request{container: id, bundle: c.BundleDir, rootDir: conf.RootDir})
+	return id, spec, nil
+}
+
+// Execute implements subcommands.Command.
+func (s *starter) Execute(ctx context.Context, f *flag.FlagSet, args ...any) subcommands.ExitStatus {
+	return execute(ctx, s.SubCommand, s.plan, f, args)
 }

@@ -83,7 +83,7 @@ func (e *goferExtension) prepare(ctx extension.GoferPrepareContext) error {
 		}
 		mount := &ctx.Spec.Mounts[m.Index]
 		if !e.attached {
-			if err := handOver(m, got, ctx.ContainerID, room/len(e.plan.Mounts)); err != nil {
+			if err := handOver(m, got, ctx.ContainerID, room/max(e.plan.Share, 1)/len(e.plan.Mounts)); err != nil {
 				return m.describe(err)
 			}
 			log.Infof("fsva: volume %q at %q is served by its own gofer", m.Volume, m.Destination)

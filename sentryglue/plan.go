@@ -19,6 +19,9 @@ const planEnv = "FSVA_RUNSC_PLAN"
 // plan is what the gofer extension has to do.
 type plan struct {
 	Mounts []plannedMount `json:"mounts"`
+	// Share is the part of the sandbox's descriptors that is this container's:
+	// one in so many.
+	Share int `json:"share"`
 }
 
 // plannedMount is one volume among the container's mounts.
@@ -27,7 +30,7 @@ type plannedMount struct {
 	Volume      string `json:"volume"`
 	Source      string `json:"source"` // the volume's directory
 	Destination string `json:"destination"`
-	// HintSource is the made-up source under which the sentry finds its hint.
+	// HintSource is hintExclusive or hintShared.
 	HintSource string   `json:"hintSource"`
 	Options    []string `json:"options"` // to add to the mount's own
 	ReadOnly   bool     `json:"readOnly"`
@@ -41,9 +44,11 @@ func newPlannedMount(index int, source, destination string, options []string, in
 		Volume:      info.Name,
 		Source:      source,
 		Destination: destination,
-		// gVisor makes every real source absolute: this cannot be one.
-		HintSource: "fsva:" + info.Name + ":" + strconv.Itoa(index),
-		ReadOnly:   info.ReadOnly || hasOption(options, "ro"),
+		HintSource:  hintExclusive,
+		ReadOnly:    info.ReadOnly || hasOption(options, "ro"),
+	}
+	if info.Coherence == attach.Shared {
+		m.HintSource = hintShared
 	}
 	if m.ReadOnly && !hasOption(options, "ro") {
 		m.Options = append(m.Options, "ro")

@@ -9,16 +9,16 @@
 //
 //   - The spec pass runs in the process that creates the container, before
 //     gVisor's code. It finds the volumes among the bind mounts of config.json,
-//     asks their gofers whether they would take this container, writes one
-//     gVisor mount hint per volume into config.json's annotations, and leaves a
-//     plan in its environment.
+//     asks their gofers whether they would take this container, writes gVisor
+//     mount hints for volumes into config.json's annotations, and leaves a plan
+//     in its environment.
 //   - The gofer extension runs in runsc's own gofer, which inherits that
 //     environment. It gives the sentry's lisafs socket of each planned mount to
 //     the volume's gofer and keeps a silent stub in its place.
 //
 // A container without volumes has no plan, hence no extension: it takes stock
-// gVisor's path from the first instruction to the last, and so does every
-// other subcommand.
+// gVisor's path from the first instruction to the last, and so does every other
+// subcommand. (A pod's first container has the hints for what may join it.)
 //
 // How a hint works here: gVisor applies the caching of a "container"-shared
 // bind mount (cache everything) only together with an overlay that would keep
@@ -30,14 +30,20 @@
 // hands is a property of this version of gVisor; the extension checks it for
 // each mount and fails with a clear error.
 //
+// There are two such hints, one for exclusive and one for shared volumes, and
+// any number of mounts can have the same. So the containers of a pod can have
+// volumes, too: gVisor reads hints from the first container of a sandbox only,
+// and that one gets both, whatever it mounts itself. gVisor starts the gofer of
+// a container that joins a sandbox when the container is started and not when it
+// is created, so the spec pass is made then once more.
+//
 // Trust: config.json comes from the container manager and is trusted, as is
 // whoever runs runsc. volume.json and the gofer's answers are bounded and
 // checked by package attach. The container's image is not trusted: paths in it
 // are resolved inside of it.
 //
 // Not supported, and refused with one line: volumes in a container that joins
-// a pod's existing sandbox (gVisor reads hints from the first container only) or
-// that has a user namespace (its root may not connect to the volume's socket),
+// a sandbox which another runsc has made, or that has a user namespace (its root may not connect to the volume's socket),
 // id-mapped volume mounts, hints of the user's own for a volume.
 package sentryglue
 

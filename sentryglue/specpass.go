@@ -26,6 +26,12 @@ const (
 	// hintName begins the names of our hints. The names of this form are ours:
 	// hints of an earlier pass over the same config.json are replaced.
 	hintName = "fsva-"
+
+	// hintExclusive and hintShared are the made-up sources under which the sentry
+	// finds the hints for volumes. gVisor makes every real source absolute:
+	// these cannot be one.
+	hintExclusive = "fsva:exclusive"
+	hintShared    = "fsva:shared"
 )
 
 // request is what the spec pass has to know about a command line.
@@ -75,7 +81,9 @@ func specPass(r request, runDir string) (*plan, error) {
 		infos[i] = info
 		p.Mounts = append(p.Mounts, newPlannedMount(i, source, m.Destination, m.Options, info))
 	}
-	if len(p.Mounts) > 0 && r.restore && containerExists(r) {
+	kind := specutils.SpecContainerType(&specs.Spec{Annotations: c.annotations})
+	joins := kind == specutils.ContainerTypeContainer
+	if len(p.Mounts) > 0 && r.restore && !joins && containerExists(r) {
 		// Created by an earlier command, which has attached its volumes.
 		return nil, nil
 	}
@@ -90,10 +98,19 @@ func specPass(r request, runDir string) (*plan, error) {
 			return nil, m.describe(err)
 		}
 	}
+	if len(p.Mounts) > 0 {
+		if p.Share, err = descriptorShare(r, c, kind); err != nil {
+			return nil, p.Mounts[0].describe(err)
+		}
+	}
 	before := maps.Clone(c.annotations)
-	c.setHints(p.Mounts, infos)
+	// The containers of a pod get their hints from its sandbox, which has to
+	// have them before it is known what they mount.
+	c.setHints(!joins && len(p.Mounts) > 0 || kind == specutils.ContainerTypeSandbox)
 	if !maps.Equal(before, c.annotations) {
-		if err := c.write(); err != nil {
+		// Without a volume, only a container that joins later would miss the
+		// hints, and is told.
+		if err := c.write(); err != nil && len(p.Mounts) > 0 {
 			return nil, fmt.Errorf("cannot prepare the container's volumes: %w", err)
 		}
 	}
@@ -103,40 +120,78 @@ func specPass(r request, runDir string) (*plan, error) {
 	return p, nil
 }
 
-// setHints makes the hints in c's annotations those for mounts.
-func (c *bundleConfig) setHints(mounts []plannedMount, infos map[int]attach.Info) {
+// setHints makes the hints in c's annotations those for volumes, or none.
+func (c *bundleConfig) setHints(wanted bool) {
 	maps.DeleteFunc(c.annotations, func(key, _ string) bool {
 		return strings.HasPrefix(key, boot.MountPrefix+hintName)
 	})
-	if c.annotations == nil && len(mounts) > 0 {
+	if !wanted {
+		return
+	}
+	if c.annotations == nil {
 		c.annotations = make(map[string]string)
 	}
-	for _, m := range mounts {
-		// What gVisor caches: everything for the only container, nothing
-		// unchecked otherwise.
-		share := "container"
-		if infos[m.Index].Coherence == attach.Shared {
-			share = "shared"
-		}
+	// What gVisor caches: everything for the only container, nothing unchecked
+	// otherwise.
+	for share, source := range map[string]string{"container": hintExclusive, "shared": hintShared} {
 		for key, value := range map[string]string{
-			"source": m.HintSource,
+			"source": source,
 			"type":   boot.Bind,
 			"share":  share,
 			// The volume's gofer has no directory to open for the sentry.
 			"directfs": "off",
 		} {
-			c.annotations[fmt.Sprintf("%s%s%d.%s", boot.MountPrefix, hintName, m.Index, key)] = value
+			c.annotations[boot.MountPrefix+hintName+share+"."+key] = value
 		}
 	}
 }
 
+// descriptorShare returns which part of its sandbox's descriptors the
+// container c of the given kind may use: one in so many. It fails for a
+// container that joins a sandbox without our hints.
+//
+// The container that finds k-1 others gets 1/(k(k+1)), whatever joins and leaves
+// later: of the containers that got 1/(k(k+1)) or more, at most k are there at
+// any time, so that all together have less than 1/2 + 1/6 + 1/12 + ... = 1.
+func descriptorShare(r request, c *bundleConfig, kind specutils.ContainerType) (int, error) {
+	switch kind {
+	case specutils.ContainerTypeSandbox:
+		return 1 * 2, nil
+	case specutils.ContainerTypeContainer:
+	default:
+		return 1, nil // nothing can join it
+	}
+	id, ok := specutils.SandboxID(&specs.Spec{Annotations: c.annotations})
+	if !ok {
+		return 0, errors.New("this container joins a pod's sandbox, and its annotations do not say which")
+	}
+	all, err := container.LoadSandbox(r.rootDir, id, container.LoadOpts{})
+	if err != nil {
+		return 0, fmt.Errorf("look for the pod's sandbox: %w", err)
+	}
+	k, found := 1, false
+	for _, other := range all {
+		if other.Sandbox == nil || other.Sandbox.ID != id || other.ID == r.container {
+			continue
+		}
+		k++
+		if other.ID == id {
+			found = true
+			if hints := other.Sandbox.MountHints; hints == nil || hints.FindMount(hintExclusive) == nil || hints.FindMount(hintShared) == nil {
+				return 0, fmt.Errorf("the pod's sandbox %s was made by another runsc, which does not know volumes; make the pod again with this one", id)
+			}
+		}
+	}
+	if !found {
+		return 0, fmt.Errorf("the pod has no sandbox %s here", id)
+	}
+	return k * (k + 1), nil
+}
+
 // checkSupported refuses what this package cannot do for the mount m.
 func checkSupported(c *bundleConfig, m plannedMount) error {
-	spec := &specs.Spec{Annotations: c.annotations}
 	mount := c.mounts[m.Index]
 	switch {
-	case !specutils.IsRootContainer(spec):
-		return errors.New("volumes work in the first container of a sandbox only, and this container joins a pod's")
 	case specutils.IsIDMappedMount(mount):
 		return errors.New("id-mapped mounts of volumes are not supported")
 	case filepath.Clean(m.Destination) == "/dev":

@@ -107,9 +107,9 @@ func TestSpecPass(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := &plan{Mounts: []plannedMount{
-			{Index: 1, Volume: "exclusive", Source: exclusive, Destination: "/e", HintSource: "fsva:exclusive:1", Options: []string{"nosuid", "nodev", "dcache=9"}},
-			{Index: 3, Volume: "shared", Source: shared, Destination: "/s", HintSource: "fsva:shared:3", Options: []string{"nosuid", "nodev", "disable_file_handle_sharing"}, ReadOnly: true},
-		}}
+			{Index: 1, Volume: "exclusive", Source: exclusive, Destination: "/e", HintSource: "fsva:exclusive", Options: []string{"nosuid", "nodev", "dcache=9"}},
+			{Index: 3, Volume: "shared", Source: shared, Destination: "/s", HintSource: "fsva:shared", Options: []string{"nosuid", "nodev", "disable_file_handle_sharing"}, ReadOnly: true},
+		}, Share: 1}
 		if diff := cmp.Diff(p, want); diff != "" {
 			t.Errorf("plan (-got +want):\n%s", diff)
 		}
@@ -123,12 +123,12 @@ func TestSpecPass(t *testing.T) {
 		first = data
 	}
 	before["annotations"] = object{
-		"keep":                                "me",
-		"dev.gvisor.spec.mount.mine.source":   "/elsewhere",
-		"dev.gvisor.spec.mount.fsva-1.source": "fsva:exclusive:1", "dev.gvisor.spec.mount.fsva-1.type": "bind",
-		"dev.gvisor.spec.mount.fsva-1.share": "container", "dev.gvisor.spec.mount.fsva-1.directfs": "off",
-		"dev.gvisor.spec.mount.fsva-3.source": "fsva:shared:3", "dev.gvisor.spec.mount.fsva-3.type": "bind",
-		"dev.gvisor.spec.mount.fsva-3.share": "shared", "dev.gvisor.spec.mount.fsva-3.directfs": "off",
+		"keep":                              "me",
+		"dev.gvisor.spec.mount.mine.source": "/elsewhere",
+		"dev.gvisor.spec.mount.fsva-container.source": "fsva:exclusive", "dev.gvisor.spec.mount.fsva-container.type": "bind",
+		"dev.gvisor.spec.mount.fsva-container.share": "container", "dev.gvisor.spec.mount.fsva-container.directfs": "off",
+		"dev.gvisor.spec.mount.fsva-shared.source": "fsva:shared", "dev.gvisor.spec.mount.fsva-shared.type": "bind",
+		"dev.gvisor.spec.mount.fsva-shared.share": "shared", "dev.gvisor.spec.mount.fsva-shared.directfs": "off",
 	}
 	if diff := cmp.Diff(readConfig(t, r), before); diff != "" {
 		t.Errorf("config.json (-got +want):\n%s", diff)
@@ -229,7 +229,9 @@ func TestSpecPassRefuses(t *testing.T) {
 		{"empty directory", nil, []object{bindObject(dead, "/d")}, "the volume is not running; start it with: fsva serve dead"},
 		{"empty directory elsewhere", nil, []object{bindObject(elsewhere, "/d")}, "fsva serve dead"},
 		{"newer version", nil, []object{bindObject(newer, "/n")}, "version 2"},
-		{"pod", object{"io.kubernetes.cri.container-type": "container"}, []object{bindObject(shared, "/s")}, "first container of a sandbox only"},
+		{"pod without a sandbox", object{"io.kubernetes.cri.container-type": "container"}, []object{bindObject(shared, "/s")}, "its annotations do not say which"},
+		{"pod with a sandbox elsewhere", object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "s1"}, []object{bindObject(shared, "/s")},
+			`cannot mount volume "shared" at "/s": the pod has no sandbox s1 here`},
 		{"pod's sandbox", object{"io.kubernetes.cri.container-type": "sandbox"}, []object{bindObject(shared, "/s")}, ""},
 		{"pod without volumes", object{"io.kubernetes.cri.container-type": "container"}, []object{bindObject(run, "/s")}, ""},
 		{"id-mapped", nil, []object{idMapped}, "id-mapped"},
@@ -278,7 +280,7 @@ func TestBundleConfigKeepsAll(t *testing.T) {
 			t.Errorf("%s: %v", data, err)
 			continue
 		}
-		c.setHints([]plannedMount{newPlannedMount(0, "/v", "/d", nil, attach.Info{Name: "v"})}, nil)
+		c.setHints(true)
 		out, err := c.encode()
 		if err != nil {
 			t.Fatal(err)
@@ -291,7 +293,7 @@ func TestBundleConfigKeepsAll(t *testing.T) {
 			t.Fatalf("%s: %v", out, err)
 		}
 		d, err := decodeBundleConfig(out)
-		if err != nil || d.annotations["dev.gvisor.spec.mount.fsva-0.source"] != "fsva:v:0" {
+		if err != nil || d.annotations["dev.gvisor.spec.mount.fsva-shared.source"] != "fsva:shared" {
 			t.Errorf("%s: %v", out, err)
 		}
 		delete(before, "annotations")
