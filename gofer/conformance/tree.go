@@ -24,6 +24,15 @@ type Tree struct {
 	Xattr    bool // an extended attribute
 	HardLink bool // a second name of a file
 	Symlinks bool // symbolic links
+	NameMax  int  // bytes of the longest name; 0 is 255, the most that Linux has
+}
+
+func (t Tree) longName() string {
+	n := t.NameMax
+	if n == 0 {
+		n = 255
+	}
+	return strings.Repeat("n", n)
 }
 
 var treeTime = time.Unix(981_173_106, 0)
@@ -39,12 +48,12 @@ func (t Tree) Write(dir string) error {
 		}
 	}
 	files := map[string][]byte{
-		"hello.txt":                         []byte("hello, world\n"),
-		"empty":                             nil,
-		"blob":                              blob(),
-		"map":                               pattern(mapSize, 10),
-		"dir/sub/deep/file":                 []byte("deep"),
-		"names/" + strings.Repeat("n", 255): []byte("long name"),
+		"hello.txt":             []byte("hello, world\n"),
+		"empty":                 nil,
+		"blob":                  blob(),
+		"map":                   pattern(mapSize, 10),
+		"dir/sub/deep/file":     []byte("deep"),
+		"names/" + t.longName(): []byte("long name"),
 	}
 	for i := range t.Files {
 		name := fmt.Sprintf("many/file-%05d", i)
@@ -124,7 +133,7 @@ func (t Tree) checks() []Check {
 				wantContent(filepath.Join(dir, "empty"), nil),
 				wantContent(filepath.Join(dir, "blob"), blob()),
 				wantContent(filepath.Join(dir, "dir/sub/deep/file"), []byte("deep")),
-				wantContent(filepath.Join(dir, "names", strings.Repeat("n", 255)), []byte("long name")))
+				wantContent(filepath.Join(dir, "names", t.longName()), []byte("long name")))
 		}},
 		{"tree/read-at", func(dir string) error {
 			f, err := os.Open(filepath.Join(dir, "blob"))
