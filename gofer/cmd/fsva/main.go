@@ -90,7 +90,7 @@ where its files are.`,
 		newServeCommand(), newVolumeCommand(), newVolumePluginCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
 		newMountCommand(), newExportCommand(), newDemoCommand(), newImageCommand(),
 		newInstallCommand(), newUninstallCommand(), newTopCommand(), newMetricsCommand(),
-		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(),
+		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(), newManCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -98,6 +98,7 @@ where its files are.`,
 	for _, cmd := range root.Commands() {
 		markUsageErrors(cmd)
 	}
+	addCompletions(root)
 	return root
 }
 
