@@ -52,11 +52,13 @@ func (d *dirStream) sync() error {
 }
 
 // rewind goes back to the start. Many file systems fix the content of a directory
-// at OPENDIR, so to see what changed it is opened again.
+// at OPENDIR, so to see what changed it is opened again. Others keep the path it
+// had then and list nothing once it has another (mergerfs), so it is opened again
+// after a rename too: the client may keep it open for longer than an application.
 //
 // Preconditions: d.mu is locked.
 func (d *dirStream) rewind() error {
-	if !d.touched {
+	if !d.touched && d.h.renames == d.h.srv.renames.Load() {
 		return nil
 	}
 	h, err := d.h.c.openNode(d.h.n, 0)

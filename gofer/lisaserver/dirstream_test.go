@@ -87,6 +87,37 @@ func TestRewindSeesNewEntries(t *testing.T) {
 	dir.Close(ctx, true)
 }
 
+// TestRewindAfterRename lists a directory that was opened by a name that it, or one above it, has no more.
+func TestRewindAfterRename(t *testing.T) {
+	f := newFixture(t, Options{})
+	c := f.connect(ConnOptions{})
+	above := c.mkdir(c.root, "above")
+	dir := c.open(c.mkdir(above, "dir"), unix.O_RDONLY)
+	defer dir.Close(ctx, true)
+	if err := c.root.RenameAt(ctx, "above", c.root.ID(), "moved", 0); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 { // at first because of the rename, then because it was read
+		opens := f.fs.count("OPENDIR")
+		if got := c.list(dir); len(got) != 0 {
+			t.Errorf("listing %d: got %v", i, got)
+		}
+		if n := f.fs.count("OPENDIR") - opens; n != 1 {
+			t.Errorf("listing %d opened the directory %d times, want once", i, n)
+		}
+	}
+	wantErrno(t, "rename of what is not there", c.root.RenameAt(ctx, "none", c.root.ID(), "x", 0), unix.ENOENT)
+	other := c.open(c.root, unix.O_RDONLY)
+	defer other.Close(ctx, true)
+	opens := f.fs.count("OPENDIR")
+	if got := c.list(other); len(got) != 1 {
+		t.Errorf("the root: got %v", got)
+	}
+	if n := f.fs.count("OPENDIR") - opens; n != 0 {
+		t.Errorf("the root was opened %d times more with no rename in between", n)
+	}
+}
+
 func TestGetdentsCounts(t *testing.T) {
 	f := newFixture(t, Options{MaxIO: minMaxIO})
 	long := strings.Repeat("n", 255)

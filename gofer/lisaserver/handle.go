@@ -26,6 +26,8 @@ type handle struct {
 	owner uint64 // lock owner
 	// virtual says that the file system has no OPEN: there is nothing to release.
 	virtual bool
+	// renames is Server.renames from before a directory was opened.
+	renames uint64
 
 	refs atomic.Int32
 	// dirty says that something was written since the last FLUSH.
@@ -57,6 +59,7 @@ func (c *conn) openNode(n *node, flags uint32) (*handle, error) {
 	in := fuse.OpenIn{InHeader: n.header(), Flags: flags}
 	var out fuse.OpenOut
 	var status fuse.Status
+	renames := s.renames.Load()
 	if n.isDir() {
 		in.Flags |= unix.O_DIRECTORY
 		status = s.fs.OpenDir(nil, &in, &out)
@@ -73,6 +76,7 @@ func (c *conn) openNode(n *node, flags uint32) (*handle, error) {
 		return nil, err
 	}
 	h := c.newHandle(n, &out, flags, virtual)
+	h.renames = renames
 	if trunc && (virtual || !s.atomicTrunc) {
 		in := fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: n.header(), Valid: fuse.FATTR_SIZE}}
 		var out fuse.AttrOut

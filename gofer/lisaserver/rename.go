@@ -148,5 +148,8 @@ func (s *Server) renameLocked(from *node, oldName string, to *node, newName stri
 	if status == fuse.ENOSYS && flags != 0 {
 		status = fuse.EINVAL // No RENAME2: what the kernel says then.
 	}
+	if status.Ok() {
+		s.renames.Add(1)
+	}
 	return errno.FromStatus(status)
 }

@@ -109,6 +109,9 @@ type Server struct {
 
 	nodes nodeTable
 
+	// renames counts renames that were done: see dirStream.rewind.
+	renames atomic.Uint64
+
 	// renameMu serialises renames from one directory to another, so that the
 	// test for a loop holds until the rename is done.
 	renameMu sync.Mutex
