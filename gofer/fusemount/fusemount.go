@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -196,10 +197,50 @@ func Mounted(mountpoint string) (bool, error) {
 	return mounted, nil
 }
 
+// MountedElsewhere reports whether what is mounted on the directory is also mounted at
+// another place, in the mount namespace of any process: a container's. It takes root.
+func MountedElsewhere(mountpoint string) (bool, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	device, mounted := findDevice(string(info), mountpoint)
+	if !mounted {
+		return false, nil
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return false, err
+	}
+	seen := map[string]bool{}
+	for _, p := range processes {
+		namespace, err := os.Readlink(filepath.Join(p, "ns/mnt"))
+		if err != nil || seen[namespace] {
+			continue // it has ended
+		}
+		info, err := os.ReadFile(filepath.Join(p, "mountinfo"))
+		if err != nil {
+			continue
+		}
+		seen[namespace] = true
+		for line := range strings.Lines(string(info)) {
+			if f := strings.Fields(line); len(f) > 4 && f[2] == device && f[4] != escape(mountpoint) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// escape is how mountinfo shows a path.
+func escape(path string) string {
+	return strings.NewReplacer("\\", `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(path)
+}
+
 // findDevice returns the device, MAJOR:MINOR, of the last mount on mountpoint in the text
 // of proc_pid_mountinfo(5).
 func findDevice(mountinfo, mountpoint string) (device string, ok bool) {
-	want := strings.NewReplacer("\\", `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(mountpoint)
+	want := escape(mountpoint)
 	for line := range strings.Lines(mountinfo) {
 		if f := strings.Fields(line); len(f) > 4 && f[4] == want {
 			device, ok = f[2], true

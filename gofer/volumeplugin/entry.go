@@ -30,7 +30,7 @@ func (p *Plugin) Get(ctx context.Context, name string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e.Status = map[string]any{"appliance": d.Appliance, "mounts": len(r.IDs)}
+	e.Status = map[string]any{"appliance": d.Appliance, "mounts": len(r.Mounts)}
 	if d.Source != "" {
 		e.Status["source"] = d.Source
 	}
@@ -76,7 +76,7 @@ func (p *Plugin) List(context.Context) ([]Entry, error) {
 func (p *Plugin) entry(d volume.Definition) (Entry, record, error) {
 	e := Entry{Name: d.Name}
 	r, err := p.mounts.load(d.Name)
-	if err == nil && len(r.IDs) > 0 {
+	if err == nil && len(r.Mounts) > 0 {
 		e.Mountpoint = p.mountpoint(d)
 	}
 	return e, r, err

@@ -30,23 +30,23 @@ func (p *Plugin) Mount(ctx context.Context, name, id string) (dir string, err er
 	if err != nil {
 		return "", err
 	}
-	others := slices.Clone(r.IDs)
-	if err := r.add(id); err != nil {
+	before, who := slices.Clone(r.Mounts), callerOf(ctx)
+	if err := r.add(mount{id, who.process}); err != nil {
 		return "", fmt.Errorf("volume %q: %w", name, err)
 	}
-	all := r.IDs
-	r.IDs = others // until it can be used
+	after := r.Mounts
+	r.Mounts = before // until it can be used
 	err = p.bringUp(ctx, d, &r)
-	if err == nil && callerGone(ctx) {
+	if err == nil && who.gone() {
 		err = errors.New("docker no longer waits for it") // and would not unmount it
 	}
 	if err == nil {
-		r.IDs = all
+		r.Mounts = after
 		if err = p.mounts.save(name, r); err == nil {
 			return p.mountpoint(d), nil
 		}
 	}
-	if len(others) == 0 {
+	if len(before) == 0 {
 		if derr := p.drop(context.WithoutCancel(ctx), name, r); derr != nil {
 			err = fmt.Errorf("%w; %w", err, derr)
 		}
@@ -66,8 +66,8 @@ func (p *Plugin) Unmount(ctx context.Context, name, id string) error {
 	if err != nil {
 		return err
 	}
-	r.IDs = slices.DeleteFunc(r.IDs, func(s string) bool { return s == id })
-	if len(r.IDs) > 0 {
+	r.Mounts = slices.DeleteFunc(r.Mounts, func(m mount) bool { return m.ID == id })
+	if len(r.Mounts) > 0 {
 		return p.mounts.save(name, r)
 	}
 	return p.drop(ctx, name, r)
@@ -172,7 +172,7 @@ func (p *Plugin) mountOnHost(ctx context.Context, d volume.Definition, r *record
 // drop undoes bringUp for a volume that nobody has mounted any more. What cannot be
 // undone stays noted.
 func (p *Plugin) drop(ctx context.Context, name string, r record) error {
-	r.IDs = nil
+	r.Mounts = nil
 	if err := p.mounts.save(name, r); err != nil {
 		return err
 	}

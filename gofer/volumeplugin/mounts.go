@@ -20,8 +20,8 @@ const (
 	recordVersion = 1
 	maxRecord     = 4 << 20
 	// Bounds of what docker can have recorded.
-	maxID  = 256
-	maxIDs = 10000
+	maxID     = 256
+	maxMounts = 10000
 )
 
 // record is what the plugin knows of a volume that docker has mounted.
@@ -33,26 +33,37 @@ type record struct {
 	PID   int  `json:"pid,omitempty"`
 	// OnHost says that the volume is mounted on the host as well.
 	OnHost bool `json:"onHost,omitempty"`
-	// IDs are docker's names for the mounts, one for each container's.
-	IDs []string `json:"ids,omitempty"`
+	// Mounts are docker's, one for each that a container has.
+	Mounts []mount `json:"mounts,omitempty"`
+}
+
+// mount is one of docker's.
+type mount struct {
+	ID string `json:"id"`
+	// By is the daemon that asked for it. One that is killed does not take its mounts
+	// back, and the next one has forgotten them.
+	By process `json:"by,omitzero"`
 }
 
 // used reports whether there is anything to undo.
-func (r *record) used() bool { return r.Owned || r.OnHost || len(r.IDs) > 0 }
+func (r *record) used() bool { return r.Owned || r.OnHost || len(r.Mounts) > 0 }
 
-// add adds a mount. Docker repeats a request when an answer is lost.
-func (r *record) add(id string) error {
+// add adds a mount. Docker repeats a request when an answer is lost, and a container
+// that is started again has the same ID.
+func (r *record) add(m mount) error {
+	i := slices.IndexFunc(r.Mounts, func(o mount) bool { return o.ID == m.ID })
 	switch {
-	case id == "":
+	case m.ID == "":
 		return errors.New("the request names no mount (ID)")
-	case len(id) > maxID:
-		return fmt.Errorf("the mount's ID has %d characters, the most is %d", len(id), maxID)
-	case slices.Contains(r.IDs, id):
+	case len(m.ID) > maxID:
+		return fmt.Errorf("the mount's ID has %d characters, the most is %d", len(m.ID), maxID)
+	case i >= 0:
+		r.Mounts[i] = m
 		return nil
-	case len(r.IDs) == maxIDs:
-		return fmt.Errorf("it is mounted %d times already", maxIDs)
+	case len(r.Mounts) == maxMounts:
+		return fmt.Errorf("it is mounted %d times already", maxMounts)
 	}
-	r.IDs = append(r.IDs, id)
+	r.Mounts = append(r.Mounts, m)
 	return nil
 }
 

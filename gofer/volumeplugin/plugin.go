@@ -43,6 +43,9 @@ type Processes interface {
 	Unmount(dir string) error
 	// Mounted reports whether the directory is a mount that works.
 	Mounted(dir string) bool
+	// Used reports whether any container uses the volume; dir is where it is mounted on
+	// the host, if it is.
+	Used(ctx context.Context, d volume.Definition, dir string) (bool, error)
 }
 
 // Config is a plugin.
@@ -107,7 +110,7 @@ func (p *Plugin) mountpoint(d volume.Definition) string {
 	return p.Dirs.Volume(d.Name)
 }
 
-// settle stops what was started for mounts that never came about, or are gone.
+// settle stops what was started for mounts that never came about.
 func (p *Plugin) settle(ctx context.Context) error {
 	names, err := p.mounts.names()
 	if err != nil {
@@ -118,8 +121,8 @@ func (p *Plugin) settle(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: remove the file when no container uses the volume", err)
 		}
-		if len(r.IDs) > 0 {
-			p.log.Info("mounted before", "volume", name, "mounts", len(r.IDs))
+		if len(r.Mounts) > 0 {
+			p.log.Info("mounted before", "volume", name, "mounts", len(r.Mounts))
 			continue
 		}
 		if err := p.drop(ctx, name, r); err != nil {
@@ -176,7 +179,10 @@ func (p *Plugin) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if n := len(r.IDs); n > 0 {
+	if r, err = p.forget(ctx, name, r); err != nil {
+		return err
+	}
+	if n := len(r.Mounts); n > 0 {
 		return fmt.Errorf("volume %q is in use: docker has it mounted for %s", name, count(n, "container"))
 	}
 	if err := p.drop(ctx, name, r); err != nil {

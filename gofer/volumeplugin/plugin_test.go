@@ -30,6 +30,7 @@ type machine struct {
 	defined map[string]volume.Definition
 	served  map[string]supervisor.Status
 	onHost  map[string]bool // by directory
+	used    map[string]bool // by containers
 	starts  int
 	nextPID int
 	// startErr and stopErr are what the next Start and Stop answer.
@@ -39,7 +40,7 @@ type machine struct {
 }
 
 func newMachine() *machine {
-	return &machine{defined: map[string]volume.Definition{}, served: map[string]supervisor.Status{}, onHost: map[string]bool{}, nextPID: 100}
+	return &machine{defined: map[string]volume.Definition{}, served: map[string]supervisor.Status{}, onHost: map[string]bool{}, used: map[string]bool{}, nextPID: 100}
 }
 
 func (m *machine) Create(d volume.Definition) (volume.Definition, error) {
@@ -135,6 +136,12 @@ func (m *machine) Unmount(dir string) error {
 	defer m.mu.Unlock()
 	delete(m.onHost, dir)
 	return nil
+}
+
+func (m *machine) Used(_ context.Context, d volume.Definition, _ string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used[d.Name], nil
 }
 
 func (m *machine) Mounted(dir string) bool {
@@ -456,6 +463,60 @@ func TestKilledWhileStarting(t *testing.T) {
 	c.call("VolumeDriver.Remove", named{"Name": "v"})
 }
 
+// A dockerd that was killed has not unmounted. Its mounts count for as long as containers
+// use the volume.
+func TestForgotten(t *testing.T) {
+	m := newMachine()
+	run := t.TempDir()
+	c, stop := start(t, m, run)
+	for _, name := range []string{"unused", "used", "half"} {
+		c.mem(name)
+		c.mount(name, "a")
+	}
+	c.mount("half", "b")
+	stop()
+	table := records{filepath.Join(run, "plugin", "mounts")}
+	for _, name := range []string{"unused", "used", "half"} {
+		r, err := table.load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if by := r.Mounts[0].By; by.PID != os.Getpid() || !by.alive() {
+			t.Errorf("%s was mounted by %+v, want this process", name, by)
+		}
+		r.Mounts[0].By.Start-- // another process, before this one
+		if err := table.save(name, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.used["used"] = true
+	p, err := New(t.Context(), Config{Dirs: supervisor.Dirs{Run: run}, Definitions: m, Processes: m, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	check := func(want ...string) {
+		t.Helper()
+		for _, name := range []string{"unused", "used", "half"} {
+			if err := p.check(t.Context(), name); err != nil {
+				t.Error(err)
+			}
+		}
+		m.wantServed(t, want...)
+	}
+	check("half", "used")
+	m.used["used"] = false
+	if err := p.Remove(t.Context(), "used"); err != nil {
+		t.Error(err)
+	}
+	check("half")
+	if err := p.Unmount(t.Context(), "half", "b"); err != nil {
+		t.Error(err)
+	}
+	m.wantServed(t)
+	wantNoRecords(t, run)
+}
+
 func TestSecondPlugin(t *testing.T) {
 	m := newMachine()
 	run := t.TempDir()
@@ -544,7 +605,7 @@ func TestCallerGone(t *testing.T) {
 	begun := make(chan struct{})
 	m.starting = func(ctx context.Context) {
 		close(begun)
-		<-ctx.Value(callerKey{}).(context.Context).Done()
+		<-callerOf(ctx).request.Done()
 	}
 	go func() {
 		<-begun

@@ -18,6 +18,7 @@ import (
 	"fsva/gofer/fusemount"
 	"fsva/gofer/launch"
 	"fsva/gofer/supervisor"
+	"fsva/gofer/volume"
 )
 
 const (
@@ -103,4 +104,26 @@ func (s System) Mounted(dir string) bool {
 	case <-time.After(probeTime):
 		return false
 	}
+}
+
+// Used is a method of Processes.
+func (s System) Used(ctx context.Context, d volume.Definition, dir string) (bool, error) {
+	switch {
+	case d.HostMount:
+		return fusemount.MountedElsewhere(dir)
+	case d.Dedicated:
+		running, err := supervisor.Running(s.Dirs)
+		return len(volume.Instances(running, d.Name)) > 0, err
+	}
+	st, err := s.Status(ctx, d.Name)
+	if errors.Is(err, supervisor.ErrUnknownVolume) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if st.Gofer == nil {
+		return st.State != supervisor.Failed, nil // it restarts, or does not answer
+	}
+	return st.Gofer.Clients > 0, nil
 }

@@ -9,10 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"time"
+
+	"fsva/gofer/volume"
 )
 
 const (
@@ -103,28 +106,24 @@ func handle[Request, Reply any](mux *http.ServeMux, p *Plugin, method string, ti
 			p.reply(w, method, http.StatusBadRequest, errorReply{fmt.Sprintf("%s: %v", method, err)})
 			return
 		}
-		base := context.WithValue(context.WithoutCancel(r.Context()), callerKey{}, r.Context())
-		ctx, cancel := context.WithTimeout(base, timeout)
+		who := callerOf(r.Context())
+		who.request = r.Context()
+		ctx, cancel := context.WithTimeout(context.WithValue(context.WithoutCancel(r.Context()), callerKey{}, who), timeout)
 		defer cancel()
 		reply, err := do(ctx, request)
 		if err != nil {
 			text := strings.ReplaceAll(err.Error(), "\n", "; ")
-			p.log.Warn("refused", "method", method, "err", text)
+			level := slog.LevelWarn
+			if errors.Is(err, volume.ErrNotDefined) {
+				level = slog.LevelDebug // docker asks before it creates
+			}
+			p.log.Log(ctx, level, "refused", "method", method, "err", text)
 			// An error must not have the status 200: podman then takes it for a success.
 			p.reply(w, method, http.StatusInternalServerError, errorReply{text})
 			return
 		}
 		p.reply(w, method, http.StatusOK, reply)
 	})
-}
-
-// callerKey is the context's key for the request's own context, which ends with the connection.
-type callerKey struct{}
-
-// callerGone reports whether nobody waits for the answer any more.
-func callerGone(ctx context.Context) bool {
-	caller, ok := ctx.Value(callerKey{}).(context.Context)
-	return ok && caller.Err() != nil
 }
 
 // decode reads one JSON value; none is the zero value. Fields of later versions of the protocol are ignored.
@@ -159,7 +158,16 @@ func (p *Plugin) Serve(ctx context.Context, l net.Listener) error {
 		Handler:           p.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       withPeer,
 	}
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		p.watch(watching)
+	}()
+	defer func() { <-watched }()
+	defer stopWatching()
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
