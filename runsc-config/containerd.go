@@ -124,6 +124,34 @@ func uninstallContainerd(j *job) (bool, error) {
 	return found || len(j.plan.Changes) > 0, err
 }
 
+func registeredContainerd(j *job, data []byte) ([]string, error) {
+	doc, err := parseContainerdTOML(data)
+	if err != nil {
+		return nil, err
+	}
+	runtimes, err := subtable(doc.all, criTables[doc.version])
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for name := range runtimes {
+		entry, _ := doc.runtime(name)
+		options, _ := entry["options"].(map[string]any)
+		file, _ := options["ConfigPath"].(string)
+		if !filepath.IsAbs(file) {
+			continue
+		}
+		c, err := readChange(j.Prefix, file)
+		if err != nil {
+			return nil, err
+		}
+		if binary, err := binaryName(c.Before); err == nil && binary == j.Runsc {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 // shimOptions is the file of options for this runsc.
 func (j *job) shimOptions() []byte {
 	return []byte(strings.ReplaceAll(shimOptions, quoteTOML(filepath.Join(examplePath, "runsc")), quoteTOML(j.Runsc)))

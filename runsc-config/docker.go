@@ -87,6 +87,20 @@ func uninstallDocker(j *job) (bool, error) {
 	return found || len(j.plan.Changes) > 0, err
 }
 
+func registeredDocker(j *job, data []byte) ([]string, error) {
+	doc, err := parseDaemonJSON(data)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for name := range doc.runtimes {
+		if entry, _ := doc.runtime(name); entry.Path == j.Runsc {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 // daemonJSON is what we know of a daemon.json.
 type daemonJSON struct {
 	hasRuntimes    bool

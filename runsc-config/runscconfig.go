@@ -29,6 +29,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -78,18 +79,20 @@ type target struct {
 	install func(*job) error
 	// uninstall reports whether there was something to remove.
 	uninstall func(*job) (bool, error)
+	// registered returns the runtimes in a configuration file that are ours.
+	registered func(*job, []byte) ([]string, error)
 }
 
 var targets = map[Target]target{
 	Docker: {
 		configFile: "/etc/docker/daemon.json",
 		service:    "systemctl reload docker",
-		install:    installDocker, uninstall: uninstallDocker,
+		install:    installDocker, uninstall: uninstallDocker, registered: registeredDocker,
 	},
 	Containerd: {
 		configFile: "/etc/containerd/config.toml",
 		service:    "systemctl restart containerd",
-		install:    installContainerd, uninstall: uninstallContainerd,
+		install:    installContainerd, uninstall: uninstallContainerd, registered: registeredContainerd,
 	},
 }
 
@@ -383,4 +386,25 @@ func digest(content []byte) string {
 	}
 	sum := sha256.Sum256(content)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Registered returns the names of the runtimes with which t's configuration
+// file names o's runsc, whoever wrote it; none if there is no such file. o needs
+// no state directory and no runtime.
+func Registered(t Target, o Options) ([]string, error) {
+	o.Runtime, o.StateDir = "", "/"
+	j, err := newJob(t, o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readChange(j.Prefix, j.ConfigFile)
+	if err != nil || c.Before == nil {
+		return nil, err
+	}
+	names, err := targets[t].registered(j, c.Before)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", j.ConfigFile, err)
+	}
+	slices.Sort(names)
+	return names, nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -689,4 +690,31 @@ func FuzzTOMLText(f *testing.F) {
 			t.Fatalf("%q became %q became %q", text, after, back)
 		}
 	})
+}
+
+func TestRegistered(t *testing.T) {
+	m := newMachine(t)
+	o := Options{Prefix: m.root, Runsc: runscPath}
+	check := func(target Target, want ...string) {
+		t.Helper()
+		got, err := Registered(target, o)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, %v, want %q", target, got, err, want)
+		}
+	}
+	for _, target := range Targets {
+		check(target)
+		m.apply(Install, target, m.options())
+		check(target, "runsc")
+		other := m.options()
+		other.Runtime = "fsva"
+		m.apply(Install, target, other)
+		check(target, "fsva", "runsc")
+		m.apply(Uninstall, target, m.options())
+		check(target, "fsva")
+	}
+	m.write(dockerFile, "{")
+	if _, err := Registered(Docker, o); err == nil {
+		t.Error("no error for a file that is wrong")
+	}
 }

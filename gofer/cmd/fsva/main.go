@@ -89,7 +89,7 @@ where its files are.`,
 	root.AddCommand(
 		newServeCommand(), newVolumeCommand(), newVolumePluginCommand(), newLsCommand(), newStatCommand(), newCtlCommand(), newStopCommand(),
 		newMountCommand(), newExportCommand(), newDemoCommand(), newImageCommand(),
-		newInstallCommand(), newUninstallCommand(), newTopCommand(), newMetricsCommand(),
+		newInstallCommand(), newUninstallCommand(), newDoctorCommand(), newTopCommand(), newMetricsCommand(),
 		newFSServerCommand(), newVMServerCommand(), newVsockDeviceCommand(), newGoferCommand(), newDemoGuestCommand(), newManCommand(),
 	)
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
