@@ -144,6 +144,14 @@ func (r *Running) Shell(t testing.TB, script string) string {
 	return res.Stdout
 }
 
+// Restart ends the container by its stop signal, unless it has ended, and starts it again.
+func (r *Running) Restart(t testing.TB) {
+	t.Helper()
+	if err := r.d.must("restart", "-t", "5", r.name); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Stop ends and removes the container, once.
 func (r *Running) Stop(t testing.TB) {
 	t.Helper()

@@ -98,15 +98,53 @@ func (e *Env) startDocker(t testing.TB, cli string) (*Docker, error) {
 	if err := os.WriteFile(d.at("daemon.json"), config, 0o644); err != nil {
 		return nil, err
 	}
-	d.proc = startProcess(t, nil, "dockerd",
+	if err := d.start(t); err != nil {
+		return nil, err
+	}
+	return d, errors.Join(d.importBase(), d.importHost())
+}
+
+// start starts the daemon and waits until it answers.
+func (d *Docker) start(t testing.TB) error {
+	d.proc = startProcess(t, d.env.FSVAEnv(), "dockerd",
 		"--config-file", d.at("daemon.json"), "-H", "unix://"+d.at("sock"), "--data-root", d.at("data"),
 		"--exec-root", d.at("exec"), "--pidfile", d.at("pid"),
 		"--iptables=false", "--ip6tables=false", "--bridge=none")
 	if err := d.awaitReady(60 * time.Second); err != nil {
 		d.proc.kill()
-		return nil, fmt.Errorf("%w\n%s", err, d.proc.output())
+		return fmt.Errorf("%w\n%s", err, d.proc.output())
 	}
-	return d, errors.Join(d.importBase(), d.importHost())
+	return nil
+}
+
+// Restart ends the daemon with a signal and starts it again. Nobody else may use it meanwhile. With SIGTERM it stops
+// its containers.
+func (d *Docker) Restart(t testing.TB, how unix.Signal) {
+	t.Helper()
+	below := descendants(d.proc.pid())
+	if err := d.proc.cmd.Process.Signal(how); err != nil {
+		t.Fatal(err)
+	}
+	if !d.proc.waitFor(time.Minute) {
+		t.Fatalf("dockerd does not end by %v:\n%s", how, tail(d.proc.output()))
+	}
+	if left := awaitGone(below, time.Now().Add(10*time.Second)); len(left) > 0 {
+		t.Fatalf("dockerd left %v", left)
+	}
+	reap() // a containerd that is a zombie is one that runs, for dockerd
+	if err := d.start(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// CLI runs a docker command. It does not judge the exit code.
+func (d *Docker) CLI(t testing.TB, args ...string) Result {
+	t.Helper()
+	r, err := d.command(2*time.Minute, nil, args...)
+	if err != nil {
+		t.Fatalf("docker %q: %v\n%s", args, err, r.Stderr)
+	}
+	return r
 }
 
 func (d *Docker) at(name string) string { return filepath.Join(d.dir, name) }

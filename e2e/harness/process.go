@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,19 @@ func awaitGone(procs []Proc, deadline time.Time) []Proc {
 		unix.Close(fd)
 	}
 	return left
+}
+
+// AwaitEnd waits until a process and everything that was below it have ended, and fails the test if that takes longer
+// than timeout.
+func AwaitEnd(t testing.TB, pid int, timeout time.Duration) {
+	t.Helper()
+	p, ok := readProc(pid)
+	if !ok {
+		return
+	}
+	if left := awaitGone(append(descendants(pid), p), time.Now().Add(timeout)); len(left) > 0 {
+		t.Fatalf("still there: %v", left)
+	}
 }
 
 // pollFD waits until fd has one of events, or an error, and reports whether that was before the deadline.

@@ -6,6 +6,8 @@ package harness
 import (
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Service is a command that runs in the background, with what it starts, until the test ends or it is killed.
@@ -27,6 +29,17 @@ func (s *Service) Output() string { return tail(s.p.out.String()) + tail(s.p.err
 
 // Done is closed when it has ended.
 func (s *Service) Done() <-chan struct{} { return s.p.done }
+
+// End sends it a signal, it alone, and waits for its end. What it started goes on.
+func (s *Service) End(t testing.TB, how unix.Signal) {
+	t.Helper()
+	if err := s.p.cmd.Process.Signal(how); err != nil {
+		t.Fatalf("%s: %v\n%s", s.p.cmd.Path, err, s.Output())
+	}
+	if !s.p.waitFor(time.Minute) {
+		t.Fatalf("%s does not end by %v:\n%s", s.p.cmd.Path, how, s.Output())
+	}
+}
 
 // Kill ends it and everything below it by SIGKILL, and waits for its end.
 func (s *Service) Kill() {
