@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"fsva/gofer/fsserver"
 	"fsva/gofer/latency"
 	"fsva/gofer/supervisor/goferproto"
+	"fsva/gofer/vsockdevice"
 )
 
 // TestMain lets the test binary be the processes that a supervisor starts: the
@@ -31,6 +33,8 @@ func TestMain(m *testing.M) {
 			os.Exit(fsserver.Main())
 		case "gofer":
 			os.Exit(fakeGofer())
+		case "vsock-device":
+			os.Exit(fakeDevice())
 		}
 	}
 	if filepath.Base(os.Args[0]) == "fusermount3" && len(os.Args) == 2 {
@@ -40,6 +44,25 @@ func TestMain(m *testing.M) {
 		os.Exit(serveForTest())
 	}
 	os.Exit(m.Run())
+}
+
+// fakeDevice tells whoever connects to its socket what it was told.
+func fakeDevice() int {
+	b := make([]byte, 1000)
+	n, err := unix.Read(vsockdevice.FDHandoff, b)
+	var l net.Listener
+	if err == nil {
+		l, err = net.FileListener(os.NewFile(vsockdevice.FDListener, "socket"))
+	}
+	for err == nil {
+		var conn net.Conn
+		if conn, err = l.Accept(); err == nil {
+			_, err = conn.Write(b[:n])
+			conn.Close()
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 // fakeGofer speaks goferproto and, on the channel, FUSE's INIT and DESTROY.

@@ -15,11 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
-	"fsva/gofer/listen"
 	"fsva/gofer/pressure"
 	"fsva/gofer/supervisor/goferproto"
 	"fsva/gofer/vsock"
-	"fsva/gofer/vsockdevice"
 )
 
 const (
@@ -83,9 +81,9 @@ type volume struct {
 	// then who connects must notice. Used by the goroutine of serve only.
 	listener *os.File
 	guests   []*os.File
-	// devices are the processes that have guests' vsock devices. They outlive the
-	// gofer. Used by the goroutine of serve only.
-	devices []*child
+	// devices are guests' vsock devices. Their processes outlive the gofer. Immutable
+	// when there is a control socket.
+	devices []*vsockDevice
 
 	stop     chan struct{} // closed when asked to stop
 	stopOnce sync.Once
@@ -224,37 +222,20 @@ func (v *volume) bindGuestSockets() error {
 		}
 		v.guests = append(v.guests, f)
 		if l.Kind == vsock.VhostUser {
-			if v.guests[len(v.guests)-1], err = v.startDevice(l, f); err != nil {
+			d, gofer, err := startDevice(v.spawner, l, f, v.log)
+			if err != nil {
 				return err
 			}
+			v.devices, v.guests[len(v.guests)-1] = append(v.devices, d), gofer
 		}
 	}
 	return nil
 }
 
-// startDevice starts the process with the vsock device that a hypervisor gets from
-// the socket, which it takes ownership of, and returns what the gofer accepts the
-// guest's connections from.
-func (v *volume) startDevice(l listen.Spec, socket *os.File) (gofer *os.File, err error) {
-	defer socket.Close()
-	device, gofer, err := vsockdevice.Handoff(vsockdevice.Config{CID: l.Options().CID, Port: l.Port})
-	if err != nil {
-		return nil, err
-	}
-	defer device.Close()
-	c, err := startChild(v.spawner, "vsock device", "vsock-device", goferNamespaces, []*os.File{socket, device}, v.log)
-	if err != nil {
-		gofer.Close()
-		return nil, err
-	}
-	v.devices = append(v.devices, c)
-	return gofer, nil
-}
-
 // endDevices ends the processes with vsock devices. They have nothing to flush.
 func (v *volume) endDevices() {
-	for _, c := range v.devices {
-		c.kill()
+	for _, d := range v.devices {
+		d.end()
 	}
 }
 
@@ -331,8 +312,8 @@ func (v *volume) startLogging() {
 	if v.server != nil {
 		v.server.out.startLogging()
 	}
-	for _, c := range v.devices {
-		c.out.startLogging()
+	for _, d := range v.devices {
+		d.startLogging()
 	}
 }
 

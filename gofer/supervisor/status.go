@@ -22,7 +22,7 @@ type Status struct {
 	Appliance   string `json:"appliance"`
 	Source      string `json:"source,omitempty"`
 	State       State  `json:"state"`
-	Reason      string `json:"reason,omitempty"` // why State is Failed
+	Reason      string `json:"reason,omitempty"` // why State is Failed, or what of a volume that is ready does not work
 	Coherence   string `json:"coherence"`
 	Isolation   string `json:"isolation"`
 	HostNetwork bool   `json:"hostNetwork,omitempty"`
@@ -35,6 +35,8 @@ type Status struct {
 	Window string   `json:"window,omitempty"`
 	// Restarts counts the gofers that were started in place of dead ones.
 	Restarts int `json:"restarts,omitempty"`
+	// VsockDevices are those of guests whose hypervisors have none of their own.
+	VsockDevices []VsockDevice `json:"vsockDevices,omitempty"`
 
 	Started   time.Time `json:"started"`
 	PID       int       `json:"pid"`
@@ -85,6 +87,13 @@ func (v *volume) status(ctx context.Context) Status {
 	s.State, s.Reason, s.Ready, s.Restarts = v.state, v.reason, v.ready, len(v.restarts)
 	g, srv := v.gofer, v.server
 	v.mu.Unlock()
+	for _, d := range v.devices {
+		device := d.status()
+		s.VsockDevices = append(s.VsockDevices, device)
+		if s.Reason == "" && device.Reason != "" {
+			s.Reason = "no guests on " + device.Listen + ": " + device.Reason
+		}
+	}
 	if s.Ready != nil && s.Ready.Cache {
 		l := v.cache.get()
 		s.CacheLimit = &l

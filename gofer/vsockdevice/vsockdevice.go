@@ -10,9 +10,10 @@
 // new ones.
 //
 // The peers are the hypervisor and the guest, not trusted: the process confines itself
-// as a gofer does. The supervisor starts it; it sends a Config as the first packet on
-// the hand-off socket, whose other end it keeps for each gofer in turn. The gofer's
-// end is a Listener: each packet is one byte with a connection's descriptor.
+// as a gofer does. The supervisor starts it, and another one if it dies; it sends a
+// Config as the first packet on the hand-off socket, whose other end it keeps for each
+// gofer in turn. The gofer's end is a Listener: each packet is one byte with a
+// connection's descriptor.
 package vsockdevice
 
 import (
@@ -51,21 +52,30 @@ type Config struct {
 
 // Handoff makes a hand-off socket with c in it. The caller owns both ends.
 func Handoff(c Config) (device, gofer *os.File, err error) {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return nil, nil, err
-	}
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("create a hand-off socket: %w", err)
 	}
 	device, gofer = os.NewFile(uintptr(p[0]), "hand-off"), os.NewFile(uintptr(p[1]), "hand-off")
-	if _, err := gofer.Write(text); err != nil {
+	if err := Configure(gofer, c); err != nil {
 		device.Close()
 		gofer.Close()
-		return nil, nil, fmt.Errorf("configure a vsock device: %w", err)
+		return nil, nil, err
 	}
 	return device, gofer, nil
+}
+
+// Configure tells the next process at the other end of a hand-off socket's gofer end
+// what it is. Handoff has told the first one.
+func Configure(gofer *os.File, c Config) error {
+	text, err := json.Marshal(c)
+	if err == nil {
+		_, err = gofer.Write(text)
+	}
+	if err != nil {
+		return fmt.Errorf("configure a vsock device: %w", err)
+	}
+	return nil
 }
 
 // Main runs the process and returns its exit code. It ends with the supervisor.

@@ -77,6 +77,16 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 	for _, l := range s.Listen {
 		row("listens on", "%s", l)
 	}
+	for _, d := range s.VsockDevices {
+		text := fmt.Sprintf("process %s of %s", pidOrDash(d.PID), d.Listen)
+		if d.Restarts > 0 {
+			text += fmt.Sprintf(", started again %d times", d.Restarts)
+		}
+		if d.Reason != "" {
+			text += ": " + d.Reason
+		}
+		row("vsock device", "%s", text)
+	}
 	if s.Window != "" {
 		row("windows from", "%s", s.Window)
 	}
