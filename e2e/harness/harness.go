@@ -33,11 +33,16 @@ type Env struct {
 	Root string
 	// RunDir and StateDir are FSVA_RUNDIR and FSVA_STATEDIR of every fsva the tests start. Immutable.
 	RunDir, StateDir string
+	// parent has the binaries of an Env that Apart made. Immutable.
+	parent *Env
 
 	mu       sync.Mutex
 	builds   map[string]func() (string, error) // guarded by mu
 	docker   *Docker                           // guarded by mu; nil until first asked for
 	dockerer error                             // guarded by mu; why there is no docker
+
+	imagesOnce sync.Once
+	imagesErr  error // immutable once imagesOnce is done
 }
 
 // newEnv prepares dir, which must exist. Binaries and docker come when a test first asks.
@@ -52,7 +57,24 @@ func newEnv(dir string) (*Env, error) {
 			return nil, err
 		}
 	}
-	return e, nil
+	return e, linkImages(e.Root, e.StateDir)
+}
+
+// Apart returns an Env for one test, with directories and a docker daemon of its own, so that it can restart the daemon
+// and count what there is. The test's clean-up ends it.
+func (e *Env) Apart(t testing.TB) *Env {
+	t.Helper()
+	a, err := newEnv(e.TempDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.parent = e
+	t.Cleanup(func() {
+		if err := errors.Join(a.close(), removeCgroups(filepath.Base(a.Dir))); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
 }
 
 // close ends what the tests shared and reports what was left behind.
@@ -108,6 +130,9 @@ func (e *Env) Binary(t testing.TB, name string) string {
 }
 
 func (e *Env) binary(name string) (string, error) {
+	if e.parent != nil {
+		return e.parent.binary(name)
+	}
 	e.mu.Lock()
 	build, ok := e.builds[name]
 	if !ok {

@@ -41,7 +41,13 @@ func (e *Env) FSVAEnv() []string {
 // checks that nothing is left.
 func (e *Env) Serve(t testing.TB, name string, flags ...string) *Volume {
 	t.Helper()
-	v, err := e.startVolume(t, name, flags...)
+	return e.ServeWith(t, nil, name, flags...)
+}
+
+// ServeWith is Serve with more in the environment, as NAME=VALUE.
+func (e *Env) ServeWith(t testing.TB, environ []string, name string, flags ...string) *Volume {
+	t.Helper()
+	v, err := e.startVolume(t, environ, name, flags...)
 	if err != nil {
 		t.Fatalf("fsva serve %s %s: %v", name, strings.Join(flags, " "), err)
 	}
@@ -53,7 +59,7 @@ func (e *Env) Serve(t testing.TB, name string, flags ...string) *Volume {
 // ready, at most timeout.
 func (e *Env) ServeLater(t testing.TB, name string, flags ...string) (v *Volume, await func(timeout time.Duration) error) {
 	t.Helper()
-	v, await, err := e.launch(t, name, flags...)
+	v, await, err := e.launch(t, nil, name, flags...)
 	if err != nil {
 		t.Fatalf("fsva serve %s %s: %v", name, strings.Join(flags, " "), err)
 	}
@@ -61,9 +67,9 @@ func (e *Env) ServeLater(t testing.TB, name string, flags ...string) (v *Volume,
 	return v, await
 }
 
-func (e *Env) startVolume(t testing.TB, name string, flags ...string) (*Volume, error) {
+func (e *Env) startVolume(t testing.TB, environ []string, name string, flags ...string) (*Volume, error) {
 	t.Helper()
-	v, await, err := e.launch(t, name, flags...)
+	v, await, err := e.launch(t, environ, name, flags...)
 	if err == nil {
 		err = await(startTimeout)
 	}
@@ -71,18 +77,19 @@ func (e *Env) startVolume(t testing.TB, name string, flags ...string) (*Volume, 
 }
 
 // launch starts fsva serve. await waits until the volume is ready, and kills it if that takes too long.
-func (e *Env) launch(t testing.TB, name string, flags ...string) (v *Volume, await func(timeout time.Duration) error, err error) {
+func (e *Env) launch(t testing.TB, environ []string, name string, flags ...string) (v *Volume, await func(timeout time.Duration) error, err error) {
 	t.Helper()
 	NeedRoot(t)
 	e.Binary(t, "runsc") // it stands beside fsva
 	fsva := e.Binary(t, "fsva")
+	e.Images(t)
 	ready, err := newReadiness(e.Dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	v = &Volume{Name: name, Dir: filepath.Join(e.RunDir, "volumes", name), env: e, notify: ready}
 	args := append([]string{fsva, "serve", name}, flags...)
-	v.proc = startProcess(t, append(e.FSVAEnv(), "NOTIFY_SOCKET="+ready.path), args...)
+	v.proc = startProcess(t, append(append(e.FSVAEnv(), "NOTIFY_SOCKET="+ready.path), environ...), args...)
 	go func() { // the service manager listens for as long as the service runs
 		<-v.proc.done
 		ready.close()
@@ -129,6 +136,9 @@ func (v *Volume) Stdout() string { return v.proc.out.String() }
 
 // Log returns what the supervisor, and through it the gofer and the FS server, wrote to stderr.
 func (v *Volume) Log() string { return v.proc.err.String() }
+
+// Output returns a function that gives all that the supervisor has printed, after its end too.
+func (v *Volume) Output() func() string { return v.proc.output }
 
 // Mount returns a docker -v argument for the volume.
 func (v *Volume) Mount(dest string) string { return v.Dir + ":" + dest }
@@ -241,6 +251,9 @@ func (e *Env) RunscStates() ([]string, error) {
 // FSVA runs another fsva command, at most a minute. It does not judge the exit code.
 func (e *Env) FSVA(t testing.TB, args ...string) Result {
 	t.Helper()
+	if os.Geteuid() == 0 {
+		e.Images(t)
+	}
 	return Run(t, time.Minute, e.FSVAEnv(), append([]string{e.Binary(t, "fsva")}, args...)...)
 }
 

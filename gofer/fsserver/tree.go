@@ -48,6 +48,9 @@ func (t *tree) populate(c *Config) error {
 	} else {
 		err = t.bindImage(c.Root, hide)
 	}
+	if err == nil && c.Root != HostRoot && c.HostNetwork {
+		err = t.bindNames()
+	}
 	if err != nil {
 		return err
 	}
@@ -125,6 +128,25 @@ func (t *tree) bindImage(root string, hide []string) error {
 			continue
 		}
 		if err := t.show(filepath.Join(root, e.Name()), "/"+e.Name(), hide); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindNames shows this machine's way to resolve host names to a server that has
+// its network, in the place of the files that its root has for that.
+func (t *tree) bindNames() error {
+	for _, p := range []string{"/etc/hosts", "/etc/resolv.conf"} {
+		real, err := filepath.EvalSymlinks(p)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		// A root without such a file cannot be given one: it is read-only.
+		if err := t.bind(real, p, true /* readOnly */); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
