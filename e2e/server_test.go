@@ -50,6 +50,11 @@ var servers = []server{
 	{appliance: "squashfs", isolations: []string{"gvisor", "process"}, readOnly: true,
 		tree: conformance.Tree{Files: 10_000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true}, source: squashfsSource},
 	{appliance: "ext4", isolations: []string{"gvisor", "process"}, tree: fullTree, source: ext4Source},
+	{appliance: "exfat", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000}, source: exfatSource},
+	{appliance: "iso", isolations: []string{"gvisor"}, readOnly: true, tree: conformance.Tree{Files: 1000, Symlinks: true, NameMax: 254}, source: isoSource},
+	{appliance: "mergerfs", isolations: []string{"gvisor"}, tree: fullTree, source: mergerfsSource},
+	{appliance: "fuse-overlayfs", isolations: []string{"gvisor"},
+		tree: conformance.Tree{Files: 1000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true, NameMax: 251}, source: overlaySource},
 	{appliance: "bindfs", isolations: []string{"gvisor", "process"}, tree: fullTree, source: bindfsSource},
 	{appliance: "sshfs", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000, Sparse: true, HardLink: true, Symlinks: true}, source: sshfsSource},
 	{appliance: "gocryptfs", isolations: []string{"gvisor"}, tree: fullTree, source: gocryptfsSource},
@@ -91,7 +96,7 @@ func writeTree(t *testing.T, dir string, tree conformance.Tree) {
 func treeFlags(tree conformance.Tree) []string {
 	return []string{
 		fmt.Sprintf("-files=%d", tree.Files), fmt.Sprintf("-sparse=%v", tree.Sparse), fmt.Sprintf("-xattr=%v", tree.Xattr),
-		fmt.Sprintf("-hardlink=%v", tree.HardLink), fmt.Sprintf("-symlinks=%v", tree.Symlinks),
+		fmt.Sprintf("-hardlink=%v", tree.HardLink), fmt.Sprintf("-symlinks=%v", tree.Symlinks), fmt.Sprintf("-name-max=%d", tree.NameMax),
 	}
 }
 

@@ -60,6 +60,39 @@ var serverCases = []serverCase{
 		check: func(t *testing.T, v appliance.VolumeSpec) { command(t, "e2fsck", "-f", "-n", v.Source) },
 	},
 	{
+		name: "exfat",
+		make: func(t *testing.T) appliance.VolumeSpec {
+			image := filepath.Join(t.TempDir(), "x.exfat")
+			write(t, image, "", 0o600)
+			if err := os.Truncate(image, 64<<20); err != nil {
+				t.Fatal(err)
+			}
+			command(t, "mkfs.exfat", image)
+			return appliance.VolumeSpec{Source: image}
+		},
+		check: func(t *testing.T, v appliance.VolumeSpec) { command(t, "fsck.exfat", "-n", v.Source) },
+	},
+	{
+		name: "iso", filled: true, readOnly: true,
+		make: func(t *testing.T) appliance.VolumeSpec {
+			image := filepath.Join(t.TempDir(), "x.iso")
+			command(t, "genisoimage", "-quiet", "-R", "-J", "-o", image, tree(t))
+			return appliance.VolumeSpec{Source: image}
+		},
+	},
+	{
+		name: "mergerfs", filled: true, owners: true, hardLinks: true, symlinks: true, xattrs: true,
+		make: func(t *testing.T) appliance.VolumeSpec {
+			return appliance.VolumeSpec{Source: t.TempDir(), Options: []string{"branch=" + tree(t), "branch=" + t.TempDir(), "min-free-space=1M"}}
+		},
+	},
+	{
+		name: "fuse-overlayfs", filled: true, owners: true, hardLinks: true, symlinks: true, xattrs: true,
+		make: func(t *testing.T) appliance.VolumeSpec {
+			return appliance.VolumeSpec{Source: tree(t), Options: []string{"layer=" + t.TempDir(), "layer=" + t.TempDir(), "changes=" + t.TempDir()}}
+		},
+	},
+	{
 		name: "bindfs", filled: true, owners: true, hardLinks: true, symlinks: true, xattrs: true,
 		make: func(t *testing.T) appliance.VolumeSpec { return appliance.VolumeSpec{Source: tree(t)} },
 	},
@@ -131,6 +164,11 @@ func (tc *serverCase) start(t *testing.T, v appliance.VolumeSpec) *server {
 	}
 	if p.StableIno != tc.stableIno {
 		t.Errorf("stable inode numbers: got %v, want %v", p.StableIno, tc.stableIno)
+	}
+	for _, dir := range p.Make {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if p.StateDir != "" {
 		if err := os.MkdirAll(p.StateDir, 0o700); err != nil {
@@ -226,7 +264,11 @@ func (s *server) fill(tc *serverCase) {
 	s.t.Helper()
 	file := s.create(tc, fuse.FUSE_ROOT_ID, "hello.txt", "hello\n")
 	var out fuse.EntryOut
-	s.must(s.Link(nil, &fuse.LinkIn{InHeader: header(fuse.FUSE_ROOT_ID), Oldnodeid: file.NodeId}, "link.txt", &out), "link")
+	if tc.hardLinks {
+		s.must(s.Link(nil, &fuse.LinkIn{InHeader: header(fuse.FUSE_ROOT_ID), Oldnodeid: file.NodeId}, "link.txt", &out), "link")
+	} else {
+		s.create(tc, fuse.FUSE_ROOT_ID, "link.txt", "")
+	}
 	s.must(s.Mkdir(nil, &fuse.MkdirIn{InHeader: header(fuse.FUSE_ROOT_ID), Mode: 0o755}, "sub", &out), "mkdir")
 }
 
