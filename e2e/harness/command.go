@@ -68,7 +68,7 @@ func run(timeout time.Duration, stdin []byte, env []string, args ...string) (Res
 	}
 	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipes
 	start := time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := startTied(cmd); err != nil {
 		return Result{Code: -1}, err
 	}
 	started.Store(cmd.Process.Pid, struct{}{})
@@ -101,7 +101,7 @@ func startProcess(t testing.TB, env []string, args ...string) *process {
 	p.cmd.Env = append(p.cmd.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	p.cmd.WaitDelay = 5 * time.Second
-	if err := p.cmd.Start(); err != nil {
+	if err := startTied(p.cmd); err != nil {
 		t.Fatalf("%q: %v", args, err)
 	}
 	started.Store(p.pid(), struct{}{})

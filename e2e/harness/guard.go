@@ -87,25 +87,19 @@ func guard() (int, error) {
 	// The parent-death signal is tied to the thread that started the child, so that thread must stay.
 	runtime.LockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	// Until everything is cleaned up none of them ends this process: timeout(1) sends two, and people more.
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
-	defer signal.Stop(signals)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	if err := cmd.Start(); err != nil {
 		return 1, err
 	}
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
 		for s := range signals {
-			if err := cmd.Process.Signal(s); err != nil {
-				return // it has ended
-			}
+			// An error means that it has ended.
+			_ = cmd.Process.Signal(s)
 		}
 	}()
 	waitErr := cmd.Wait()
-	signal.Stop(signals)
-	close(signals)
-	<-done
 	code := cmd.ProcessState.ExitCode()
 	if code < 0 {
 		code = 1
