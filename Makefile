@@ -14,6 +14,7 @@ SHELL := /bin/bash
 export CGO_ENABLED = 0
 
 GO       ?= go
+VERSION  ?= 0.1.0
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 30s
@@ -26,7 +27,7 @@ LDFLAGS  ?= -s -w
 # What `runsc --version` prints, and a checkpoint must match to be restored:
 # the gVisor version of go.mod.
 GVISOR    = $(shell sed -n 's/^\tgvisor.dev\/gvisor v//p' go.mod)
-STAMP     = -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva -X github.com/containerd/containerd/v2/version.Version=$(GVISOR)+fsva
+STAMP     = -X main.version=$(VERSION) -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)+fsva -X github.com/containerd/containerd/v2/version.Version=$(GVISOR)+fsva
 GOBUILD   = $(GO) build -trimpath -ldflags "$(LDFLAGS) $(STAMP)"
 # Shows that a long, silent command is alive.
 PROGRESS  = scripts/with-progress
@@ -121,12 +122,17 @@ setup: ## install the Debian packages and Go modules that `make test` needs
 	@scripts/setup test
 
 .PHONY: install
-install: build ## copy the binaries and appliances under DESTDIR/PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/lib/fsva/bin $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 bin/fsva bin/runsc bin/containerd-shim-runsc-v1 $(DESTDIR)$(PREFIX)/lib/fsva/bin/
-	if [ -e bin/libfsvamount.so ]; then install -m 0755 bin/libfsvamount.so $(DESTDIR)$(PREFIX)/lib/fsva/bin/; fi
-	for manifest in images/*/appliance.toml; do install -D -m 0644 $$manifest $(DESTDIR)$(PREFIX)/lib/fsva/$$manifest; done
-	ln -sfn ../lib/fsva/bin/fsva $(DESTDIR)$(PREFIX)/bin/fsva
+install: build ## copy everything under DESTDIR/PREFIX (/usr/local): scripts/install-files is the list
+	@scripts/install-files "$(DESTDIR)" "$(PREFIX)"
+
+.PHONY: man
+man: fsva ## man pages of all commands to bin/man
+	rm -rf bin/man
+	bin/fsva man bin/man
+
+.PHONY: deb
+deb: build ## a Debian package of everything, bin/fsva_VERSION_ARCH.deb
+	@$(PROGRESS) "making the package" scripts/deb "$(VERSION)" bin
 
 .PHONY: clean
 clean: ## remove bin/
