@@ -6,20 +6,53 @@ package sentryglue
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-// bundleConfig is a bundle's config.json. All but the annotations is kept as it
-// was found, so that fields this program does not know survive.
+// bundleConfig is a bundle's config.json. All but the annotations and the sources of
+// some mounts is kept as it was found, so that fields this program does not know survive.
 type bundleConfig struct {
 	path        string // with symbolic links resolved
 	top         map[string]json.RawMessage
 	mounts      []specs.Mount
 	annotations map[string]string
+	sources     map[int]string // of mounts, changed
+}
+
+// setSource changes the source of a mount.
+func (c *bundleConfig) setSource(index int, source string) {
+	if c.mounts[index].Source == source {
+		return
+	}
+	c.mounts[index].Source = source
+	if c.sources == nil {
+		c.sources = map[int]string{}
+	}
+	c.sources[index] = source
+}
+
+// encodeMounts returns the mounts with their current sources.
+func (c *bundleConfig) encodeMounts() (json.RawMessage, error) {
+	var mounts []map[string]json.RawMessage
+	if err := json.Unmarshal(c.top["mounts"], &mounts); err != nil {
+		return nil, err
+	}
+	for i, source := range c.sources {
+		raw, err := json.Marshal(source)
+		if err != nil {
+			return nil, err
+		}
+		// Whoever reads it ignores case, too.
+		maps.DeleteFunc(mounts[i], func(key string, _ json.RawMessage) bool { return strings.EqualFold(key, "source") })
+		mounts[i]["source"] = raw
+	}
+	return json.Marshal(mounts)
 }
 
 // readBundleConfig reads the config.json of the bundle in dir.
@@ -58,8 +91,15 @@ func decodeBundleConfig(data []byte) (*bundleConfig, error) {
 	return c, nil
 }
 
-// encode returns c with its current annotations.
+// encode returns c with its current annotations and sources.
 func (c *bundleConfig) encode() ([]byte, error) {
+	if len(c.sources) > 0 {
+		mounts, err := c.encodeMounts()
+		if err != nil {
+			return nil, err
+		}
+		c.top["mounts"] = mounts
+	}
 	raw, err := json.Marshal(c.annotations)
 	if err != nil {
 		return nil, err

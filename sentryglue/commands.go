@@ -37,7 +37,7 @@ func commands() (map[util.SubCommand]string, []subcommands.Command) {
 			&creator{SubCommand: new(cmd.Create)},
 			&creator{SubCommand: new(cmd.Run)},
 			&creator{SubCommand: new(cmd.Restore)},
-			new(cmd.Checkpoint), new(cmd.Delete), new(cmd.Do), new(cmd.Events), new(cmd.Exec),
+			new(cmd.Checkpoint), &deleter{new(cmd.Delete)}, new(cmd.Do), new(cmd.Events), new(cmd.Exec),
 			new(cmd.FSCheckpoint), new(cmd.Kill), new(cmd.List), new(cmd.PS), new(cmd.Pause),
 			new(cmd.PortForward), new(cmd.Read), new(cmd.Resume), new(cmd.SandboxExec), new(cmd.Spec),
 			&starter{SubCommand: new(cmd.Start)}, new(cmd.State), new(cmd.Tar), new(cmd.Update), new(cmd.Wait),

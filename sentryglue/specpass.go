@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/volume"
 	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/container"
 	"gvisor.dev/gvisor/runsc/specutils"
@@ -55,6 +56,12 @@ func specPass(r request, runDir string) (*plan, error) {
 	if err != nil {
 		return nil, nil // gVisor's to report
 	}
+	dirs, err := dirsIn(runDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for volumes: %w", err)
+	}
+	store := volume.Open(dirs.State)
+	var dedicated []dedicatedMount
 	p := &plan{}
 	infos := make(map[int]attach.Info)
 	for i, m := range c.mounts {
@@ -64,6 +71,12 @@ func specPass(r request, runDir string) (*plan, error) {
 		source := m.Source
 		if !filepath.IsAbs(source) {
 			source = filepath.Join(bundle, source)
+		}
+		if d, ok, err := store.Mounted(source, dirs.Run); err != nil {
+			return nil, fmt.Errorf(cannotMount+"%q at %q: %w", filepath.Base(source), m.Destination, err)
+		} else if ok {
+			dedicated = append(dedicated, dedicatedMount{i, d})
+			continue
 		}
 		info, err := attach.ReadInfo(source)
 		if errors.Is(err, attach.ErrNotVolume) {
@@ -87,6 +100,14 @@ func specPass(r request, runDir string) (*plan, error) {
 		// Created by an earlier command, which has attached its volumes.
 		return nil, nil
 	}
+	if len(dedicated) > 0 {
+		if !joins && containerExists(r) {
+			return nil, nil // as above, or gVisor's to report
+		}
+		if err := startInstances(r, dirs, c, dedicated, p, infos); err != nil {
+			return nil, err
+		}
+	}
 	for i, m := range p.Mounts {
 		if err := checkSupported(c, m); err != nil {
 			return nil, m.describe(err)
@@ -107,7 +128,7 @@ func specPass(r request, runDir string) (*plan, error) {
 	// The containers of a pod get their hints from its sandbox, which has to
 	// have them before it is known what they mount.
 	c.setHints(!joins && len(p.Mounts) > 0 || kind == specutils.ContainerTypeSandbox)
-	if !maps.Equal(before, c.annotations) {
+	if !maps.Equal(before, c.annotations) || len(c.sources) > 0 {
 		// Without a volume, only a container that joins later would miss the
 		// hints, and is told.
 		if err := c.write(); err != nil && len(p.Mounts) > 0 {

@@ -151,6 +151,15 @@ func (m machine) enable(top, controller string) error {
 	return err
 }
 
+// Dirs are the group's directories, one in each hierarchy that it is in.
+func (g *Group) Dirs() []string {
+	var dirs []string
+	for _, j := range g.dirs {
+		dirs = append(dirs, j.dir)
+	}
+	return dirs
+}
+
 // Leave moves this process back to where it was, and removes the group. The processes
 // that were started in it must have ended. It may be called more than once.
 func (g *Group) Leave() error {

@@ -140,6 +140,7 @@ func (t *Table) enterLocked(c *Client) (leave func(), err error) {
 	c.Since = time.Now()
 	entry := *c
 	t.clients[id] = &entry
+	t.movedLocked()
 	return func() {
 		t.mu.Lock()
 		delete(t.clients, id)
@@ -260,6 +261,14 @@ func (t *Table) Refuse() {
 	t.closed = true
 	t.movedLocked()
 	t.mu.Unlock()
+}
+
+// Watch returns how many clients there are, how many there have been since the start,
+// and a channel that is closed when that may have changed.
+func (t *Table) Watch() (clients int, attaches uint64, changed <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.clients), t.attaches, t.moved
 }
 
 // Wait returns when all clients are gone. The caller has refused new ones and

@@ -160,6 +160,9 @@ func (p *process) run() error {
 		return fmt.Errorf("tell the supervisor: %w", err)
 	}
 	go p.watch(ctx)
+	if p.cfg.ReportIdle {
+		go p.watchClients(ctx)
+	}
 
 	request, reason := p.answer()
 	p.log.Debug("stopping", "reason", reason)
@@ -290,6 +293,25 @@ func (p *process) watch(ctx context.Context) {
 			p.log.Warn("tell the supervisor", "err", err)
 		}
 	case <-ctx.Done():
+	}
+}
+
+// watchClients tells the supervisor whenever the last client has gone.
+func (p *process) watchClients(ctx context.Context) {
+	var told uint64 // of how many attaches the end is known
+	for {
+		n, attaches, changed := p.clients.Watch()
+		if n == 0 && attaches != told {
+			told = attaches
+			if err := p.send(goferproto.Reply{Idle: true}); err != nil {
+				p.log.Debug("tell the supervisor", "err", err)
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/cgroup"
 )
 
 // Names in a volume's private directory.
@@ -81,6 +82,9 @@ func remove(path string) error {
 func cleanName(ctx context.Context, d Dirs, name, runsc string) error {
 	if err := deleteSandbox(ctx, runsc, d.runscRoot(name), containerID(name)); err != nil {
 		return fmt.Errorf("remove what is left of the sandbox %s: %w", containerID(name), err)
+	}
+	if err := cgroup.Remove(d.group(name)); err != nil {
+		return err
 	}
 	return removeFiles(d, name)
 }

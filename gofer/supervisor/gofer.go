@@ -31,6 +31,7 @@ type gofer struct {
 
 	ready  chan goferproto.Ready // receives at most once
 	failed chan string           // receives at most once: Error before ready, Failed after
+	idle   chan struct{}         // receives when the last client has gone, if nothing is in it
 	gone   chan struct{}         // closed at the end of the conversation
 
 	sendMu sync.Mutex // serialises sends
@@ -88,6 +89,7 @@ func startGofer(s *spawner, cfg goferproto.Config, files goferFiles, log *slog.L
 		conn:    conn,
 		ready:   make(chan goferproto.Ready, 1),
 		failed:  make(chan string, 1),
+		idle:    make(chan struct{}, 1),
 		gone:    make(chan struct{}),
 		lastID:  uint64(len(files.windows)),
 		pending: map[uint64]chan goferproto.Reply{},
@@ -138,6 +140,12 @@ func (g *gofer) dispatch(r goferproto.Reply, said *announced) error {
 		g.mu.Unlock()
 		if c != nil { // otherwise nobody waits any more
 			c <- r
+		}
+		return nil
+	case r.Idle && said.ready:
+		select {
+		case g.idle <- struct{}{}:
+		default: // the one before has not been looked at
 		}
 		return nil
 	case said.failed:

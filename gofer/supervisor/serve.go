@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/cgroup"
 	"fsva/gofer/pressure"
 	"fsva/gofer/supervisor/goferproto"
 	"fsva/gofer/vsock"
@@ -66,6 +67,8 @@ type volume struct {
 	log     *slog.Logger
 	runsc   string // empty unless isolation is gvisor
 	started time.Time
+
+	cgroups []string // of Config.Limits; immutable when there is a control socket
 
 	spawner *spawner
 	cache   *cacheLimit // of no use unless hasCache
@@ -152,9 +155,6 @@ func (v *volume) serve(ctx context.Context) (err error) {
 	defer cancel()
 	background.Go(func() { v.watchSignals(ctx) })
 
-	if err := v.newCacheLimit(); err != nil {
-		return err
-	}
 	name, d := v.cfg.Info.Name, v.cfg.Dirs
 	if v.cfg.Isolation == IsolationGVisor {
 		if v.runsc = v.cfg.Runsc; v.runsc == "" {
@@ -169,6 +169,16 @@ func (v *volume) serve(ctx context.Context) (err error) {
 	if err := cleanName(ctx, d, name, v.runsc); err != nil {
 		return err
 	}
+	group, err := cgroup.Enter(d.group(name), v.cfg.Limits)
+	if err != nil {
+		return err
+	}
+	v.cgroups = group.Dirs()
+	defer func() { // the processes have ended
+		if rerr := group.Leave(); err == nil {
+			err = rerr
+		}
+	}()
 	defer func() {
 		if rerr := removeFiles(d, name); rerr != nil {
 			v.log.Error("clean up", "err", rerr)
@@ -177,6 +187,10 @@ func (v *volume) serve(ctx context.Context) (err error) {
 			}
 		}
 	}()
+	// In the cgroup: the default is a part of the memory there is.
+	if err := v.newCacheLimit(); err != nil {
+		return err
+	}
 	defer v.closeListeners()
 	defer v.endDevices()
 	if v.listener, err = v.makeFiles(); err != nil {
@@ -199,6 +213,9 @@ func (v *volume) serve(ctx context.Context) (err error) {
 		return err
 	}
 	background.Go(func() { v.serveControl(ctx, control) })
+	if v.cfg.Hold != nil {
+		background.Go(func() { v.watchHold(ctx) })
+	}
 
 	started := v.start(ctx)
 	if started == nil {
@@ -333,6 +350,7 @@ func (v *volume) spawnProcesses() error {
 	cfg.Version = goferproto.Version
 	cfg.Volume = v.cfg.Info
 	cfg.Listen = v.cfg.Listen
+	cfg.ReportIdle = v.cfg.Hold != nil
 	cfg.CacheLimit = v.cache.get().Effective
 	cfg.InitTimeoutMs = v.cfg.StartTimeout.Milliseconds()
 	var ours, theirs *os.File
@@ -455,6 +473,12 @@ func (v *volume) watch(ctx context.Context) {
 	for {
 		reason, died := v.awaitFailure()
 		if reason == "" {
+			return
+		}
+		if died && v.cfg.Hold != nil {
+			v.setFailed(reason)
+			v.log.Error("the instance ends; its container has lost the volume", "volume", v.cfg.Info.Name, "reason", reason)
+			v.requestStop(false /* hard */)
 			return
 		}
 		if died && v.mayRestart() {

@@ -33,6 +33,8 @@ type Status struct {
 	// windows, if they do.
 	Listen []string `json:"listen,omitempty"`
 	Window string   `json:"window,omitempty"`
+	// Cgroups are the directories of the cgroup that the volume's limits are in.
+	Cgroups []string `json:"cgroups,omitempty"`
 	// Restarts counts the gofers that were started in place of dead ones.
 	Restarts int `json:"restarts,omitempty"`
 	// VsockDevices are those of guests whose hypervisors have none of their own.
@@ -77,6 +79,7 @@ func (v *volume) status(ctx context.Context) Status {
 		Directory: v.cfg.Dirs.Volume(v.cfg.Info.Name),
 		Started:   v.started.Truncate(time.Second), PID: os.Getpid(),
 	}
+	s.Cgroups = v.cgroups
 	for _, l := range v.cfg.Listen {
 		s.Listen = append(s.Listen, l.String())
 	}

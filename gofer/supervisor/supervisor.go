@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"fsva/gofer/attach"
+	"fsva/gofer/cgroup"
 	"fsva/gofer/fsserver"
 	"fsva/gofer/listen"
 	"fsva/gofer/supervisor/goferproto"
@@ -66,6 +67,14 @@ type Config struct {
 	Window WindowConfig
 	// CacheLimit bounds the buffer cache, in bytes; 0 is DefaultCacheLimit.
 	CacheLimit int64
+	// Limits are those of all processes of the volume, this one included, which moves
+	// into a cgroup for them.
+	Limits cgroup.Limits
+	// Hold makes the volume an instance that belongs to one container. It is the
+	// reading end of a pipe that its starter holds until the container's sandbox has
+	// attached. Once that is closed, the volume stops when it has no client. Its gofer
+	// is not started again: the sandbox could not come back to it.
+	Hold *os.File
 	// StartTimeout bounds the time to readiness.
 	StartTimeout time.Duration
 	// Runsc is the runsc for isolation gvisor; when empty it is looked for (see

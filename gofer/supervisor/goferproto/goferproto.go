@@ -13,7 +13,7 @@
 // The conversation: the supervisor sends one Config and the windows that there are;
 // the gofer answers with one Reply that holds Ready or Error. From then on the supervisor sends Requests,
 // each answered by a Reply with its ID, and the gofer may send Replies with ID 0
-// that hold Failed. One message is one packet of at most MaxMessage bytes.
+// that hold Failed or Idle. One message is one packet of at most MaxMessage bytes.
 package goferproto
 
 import (
@@ -92,6 +92,8 @@ type Config struct {
 	Options map[string]string `json:"options,omitempty"`
 	// CacheLimit is what the buffer cache may take to begin with, in bytes.
 	CacheLimit int64 `json:"cacheLimit"`
+	// ReportIdle asks for a Reply with Idle whenever the last client has gone.
+	ReportIdle bool `json:"reportIdle,omitempty"`
 	// InitTimeoutMs is the deadline for FUSE INIT.
 	InitTimeoutMs int64 `json:"initTimeoutMs"`
 	// LogLevel is a slog level: "DEBUG", "INFO", "WARN" or "ERROR".
@@ -161,6 +163,8 @@ type Reply struct {
 	// Failed is why the file system can no longer be used: the FS server is
 	// gone, or it misbehaved. One line, ID 0, sent at most once, after Ready.
 	Failed string `json:"failed,omitempty"`
+	// Idle says that the last client has gone; ID 0. There may be another by now.
+	Idle bool `json:"idle,omitempty"`
 }
 
 // Ready says that clients can attach.
@@ -254,7 +258,7 @@ func (c *Config) check() error {
 // printable line each and bounded. It reports what cannot be repaired.
 func (r *Reply) sanitize() error {
 	set := 0
-	for _, is := range []bool{r.Ready != nil, r.Stat != nil, r.Cache != nil, r.Ops != nil, r.Error != "", r.Failed != ""} {
+	for _, is := range []bool{r.Ready != nil, r.Stat != nil, r.Cache != nil, r.Ops != nil, r.Error != "", r.Failed != "", r.Idle} {
 		if is {
 			set++
 		}
