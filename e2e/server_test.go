@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,10 +19,13 @@ import (
 
 // server is one appliance under test.
 type server struct {
-	appliance  string
+	appliance string
+	// medium tells apart the entries of an appliance that has several.
+	medium     string
 	isolations []string
 	tree       conformance.Tree // what its medium can hold
 	readOnly   bool
+	skip       string // the checks of fscheck's that take too long, an expression
 	// source makes a fresh medium in dir, empty, or holding the tree if the server is read-only.
 	source func(t *testing.T, dir string, tree conformance.Tree) source
 }
@@ -34,6 +38,16 @@ type source struct {
 	// comparable: other users may enter and the kernel checks permissions, as the sentry does. "MNT" is the mount
 	// point. Nil for in-process file systems.
 	native []string
+	// secrets are the texts in the medium's secret files that must be seen nowhere else.
+	secrets []string
+}
+
+// name returns the appliance, and the medium if there are several.
+func (s server) name() string {
+	if s.medium == "" {
+		return s.appliance
+	}
+	return s.appliance + "-" + s.medium
 }
 
 var fullTree = conformance.Tree{Files: 1000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true}
@@ -60,6 +74,14 @@ var servers = []server{
 	{appliance: "gocryptfs", isolations: []string{"gvisor"}, tree: fullTree, source: gocryptfsSource},
 	{appliance: "rclone", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000}, source: rcloneSource},
 	{appliance: "ntfs", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000, Xattr: true, HardLink: true, Symlinks: true}, source: ntfsSource},
+	{appliance: "rclone", medium: "webdav", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 200}, source: webdavSource,
+		skip: "^limit/(10000-files|sparse-5GiB)$"}, // half a dozen requests for each; all of it
+	{appliance: "s3", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 100, Xattr: true, Symlinks: true}, source: s3Source,
+		skip: "^limit/(10000-files|sparse-5GiB)$"}, // a dozen requests for each; all of it
+	{appliance: "encfs", isolations: []string{"gvisor"}, source: encfsSource,
+		skip: "^limit/10000-files$", // a minute on two cores
+		// It stores a name of 176 bytes as one of more than 255.
+		tree: conformance.Tree{Files: 1000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true, NameMax: 143}},
 }
 
 // serverNamed returns the entry of one appliance.
@@ -169,16 +191,16 @@ func bindfsSource(t *testing.T, dir string, _ conformance.Tree) source {
 func gocryptfsSource(t *testing.T, dir string, _ conformance.Tree) source {
 	bin := harness.NeedCommand(t, "gocryptfs", "gocryptfs")
 	pass, cipher := filepath.Join(dir, "pass"), filepath.Join(dir, "cipher")
-	if err := os.WriteFile(pass, []byte("correct horse\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	password := rand.Text()
+	writeSecret(t, pass, password+"\n")
 	if err := os.Mkdir(cipher, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	harness.Must(t, bin, "-init", "-q", "-scryptn", "10", "-passfile", pass, cipher)
 	return source{
-		flags:  []string{"--source", cipher, "--option", "passfile=" + pass},
-		native: []string{bin, "-fg", "-q", "-nosyslog", "-allow_other", "-passfile", pass, cipher, "MNT"},
+		flags:   []string{"--source", cipher, "--option", "passfile=" + pass},
+		native:  []string{bin, "-fg", "-q", "-nosyslog", "-allow_other", "-passfile", pass, cipher, "MNT"},
+		secrets: []string{password},
 	}
 }
 
@@ -210,7 +232,8 @@ func sshfsSource(t *testing.T, dir string, _ conformance.Tree) source {
 	return source{
 		flags: []string{"--source", remote, "--network", "host", "--option", "identity=" + srv.key,
 			"--option", "known-hosts=" + srv.knownHosts, "--option", "port=" + srv.port},
-		native: append(native, remote, "MNT"),
+		native:  append(native, remote, "MNT"),
+		secrets: keyLines(t, srv.key),
 	}
 }
 

@@ -70,18 +70,7 @@ func startSSHD(t *testing.T, dir string) sshd {
 	t.Helper()
 	bin := harness.NeedCommand(t, "sshd", "openssh-server")
 	keygen := harness.NeedCommand(t, "ssh-keygen", "openssh-client")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s := sshd{port: port, key: filepath.Join(dir, "key"), knownHosts: filepath.Join(dir, "known_hosts"), share: filepath.Join(dir, "share")}
+	s := sshd{port: freePort(t), key: filepath.Join(dir, "key"), knownHosts: filepath.Join(dir, "known_hosts"), share: filepath.Join(dir, "share")}
 	hostKey := filepath.Join(dir, "host_key")
 	for _, k := range []string{s.key, hostKey} {
 		harness.Must(t, keygen, "-q", "-t", "ed25519", "-N", "", "-f", k)
@@ -92,20 +81,20 @@ func startSSHD(t *testing.T, dir string) sshd {
 	}
 	config := filepath.Join(dir, "sshd_config")
 	text := strings.Join([]string{
-		"ListenAddress 127.0.0.1:" + port, "HostKey " + hostKey, "AuthorizedKeysFile " + s.key + ".pub", "PidFile none",
+		"ListenAddress 127.0.0.1:" + s.port, "HostKey " + hostKey, "AuthorizedKeysFile " + s.key + ".pub", "PidFile none",
 		"PermitRootLogin prohibit-password", "PasswordAuthentication no", "UsePAM no", "StrictModes no",
 		"Subsystem sftp internal-sftp", "ForceCommand internal-sftp", "LogLevel ERROR", "MaxStartups 100", "",
 	}, "\n")
 	if err := errors.Join(
 		os.Mkdir(s.share, 0o755),
-		os.WriteFile(s.knownHosts, fmt.Appendf(nil, "[127.0.0.1]:%s %s", port, pub), 0o644),
+		os.WriteFile(s.knownHosts, fmt.Appendf(nil, "[127.0.0.1]:%s %s", s.port, pub), 0o644),
 		os.WriteFile(config, []byte(text), 0o600),
 		os.MkdirAll("/run/sshd", 0o755), // sshd insists on its privilege separation directory
 	); err != nil {
 		t.Fatal(err)
 	}
 	harness.Background(t, func() bool {
-		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
+		c, err := net.DialTimeout("tcp", "127.0.0.1:"+s.port, time.Second)
 		if err != nil {
 			return false
 		}
