@@ -48,7 +48,7 @@ func newGuests(p *process) *guests {
 		fs: p.backend.fs, volume: cfg.Volume, table: p.clients, audience: &p.audience, windows: &p.windows, log: p.log,
 		info: fusestream.Info{
 			ReadOnly: cfg.Volume.ReadOnly, Exclusive: cfg.Volume.Coherence == attach.Exclusive, StableIno: cfg.StableIno,
-			KeepsWrites: !cfg.WriteBack && cfg.InProcess != "mem",
+			KeepsWrites: cfg.KeepsWrites && !cfg.WriteBack,
 		},
 	}
 }

@@ -35,10 +35,11 @@ const (
 type guest struct {
 	net.Conn
 	hello struct {
-		Error    string
-		Volume   string
-		ReadOnly bool
-		Window   string
+		Error       string
+		Volume      string
+		ReadOnly    bool
+		KeepsWrites bool
+		Window      string
 	}
 	unique uint64
 }
@@ -223,6 +224,26 @@ func TestGuests(t *testing.T) {
 	}
 	if err := g.cmd.Wait(); err != nil {
 		t.Errorf("gofer: %v", err)
+	}
+}
+
+// Shims are told whether to expect what was written after the end of the gofer.
+func TestKeepsWrites(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		keeps, deferred bool
+		want            bool
+	}{{"it is not known", false, false, false}, {"known", true, false, true}, {"writes are deferred", true, true, false}} {
+		sock := filepath.Join(t.TempDir(), "sock")
+		g := startGofer(t, goferproto.Config{
+			InProcess: "mem", KeepsWrites: c.keeps, WriteBack: c.deferred, Listen: []listen.Spec{{Kind: "unix", Path: sock}},
+		})
+		if r := g.reply(t); r.Ready == nil {
+			t.Fatalf("got %+v, want readiness", r)
+		}
+		if got := connect(t, sock, map[string]any{}).hello.KeepsWrites; got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
 	}
 }
 

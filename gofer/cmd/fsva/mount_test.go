@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/appliance"
 )
 
 func TestMountHelperArgs(t *testing.T) {
@@ -60,6 +62,20 @@ func TestParseMountOptions(t *testing.T) {
 		var usage usageError
 		if _, err := parseMountOptions([]string{bad}); !errors.As(err, &usage) {
 			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// Only what a kernel has in its cache is known to outlive the processes of a volume.
+func TestKeepsWrites(t *testing.T) {
+	for name, want := range map[string]bool{"dir": true, "vm": true, "mem": false, "bindfs": false, "sshfs": false, "ext4": false} {
+		m, err := appliance.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := appliance.Plan{InProcess: m.InProcess, Isolation: m.Isolation}
+		if got := volumeConfig(p, 1000).Gofer.KeepsWrites; got != want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

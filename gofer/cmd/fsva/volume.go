@@ -34,6 +34,15 @@ func dentryCache(p appliance.Plan, files uint64) int {
 	return int(min(n, maxDentryCache))
 }
 
+// keepsWrites reports whether what the file system has acknowledged outlives the
+// gofer and the FS server, whose processes end together. A directory of this machine
+// or, through an export, of a virtual machine has it in its kernel's cache. Of other
+// servers it is not known: sshfs and ext2fs hold data back, and s3fs and rclone send a
+// file when it is closed.
+func keepsWrites(p appliance.Plan) bool {
+	return p.InProcess == appliance.InProcessDir || p.Isolation == appliance.IsolationVM
+}
+
 // volumeConfig is what a plan means to the supervisor, whose processes may have
 // files open files each.
 func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
@@ -47,7 +56,7 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 		CacheLimit: p.CacheLimit,
 		Gofer: goferproto.Config{
 			StableIno: p.StableIno, NodePerName: p.NodePerName, ListsXattrs: p.ListsXattrs, ParallelDirops: p.ParallelDirops,
-			MaxRead: p.MaxRead, WriteBack: p.WriteBack, InProcess: p.InProcess,
+			MaxRead: p.MaxRead, WriteBack: p.WriteBack, KeepsWrites: keepsWrites(p), InProcess: p.InProcess,
 		},
 	}
 	if p.InProcess != "" {

@@ -74,6 +74,9 @@ type Config struct {
 	// WriteBack is set when writes may be acknowledged before the FS server has
 	// them; only an exclusive volume that is not read-only can do that.
 	WriteBack bool `json:"writeBack,omitempty"`
+	// KeepsWrites is set when writes that the file system has acknowledged are not
+	// lost with the gofer, nor with an FS server that ends without order.
+	KeepsWrites bool `json:"keepsWrites,omitempty"`
 	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
 	// and empty when an FS server is at the other end of FDChannel.
 	InProcess string `json:"inProcess,omitempty"`
