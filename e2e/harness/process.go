@@ -6,8 +6,10 @@ package harness
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,6 +89,11 @@ func descendants(pid int) []Proc {
 		}
 	}
 	return found
+}
+
+// Below returns the processes below pid, those that are zombies not included.
+func Below(pid int) []Proc {
+	return slices.DeleteFunc(descendants(pid), func(p Proc) bool { return p.State == 'Z' })
 }
 
 // awaitGone waits until all of procs have ended and returns those that have not by the deadline.
@@ -214,4 +221,19 @@ func Memfds(pid int) (int, error) {
 		return 0, err
 	}
 	return n + strings.Count(string(maps), "/memfd:"), nil
+}
+
+// Cgroups counts the cgroups, in all hierarchies, that have one of names in their path.
+func Cgroups(names ...string) (int, error) {
+	n := 0
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err == nil && d.IsDir() && slices.ContainsFunc(names, func(name string) bool { return strings.Contains(path, name) }) {
+			n++
+		}
+		return err
+	})
+	return n, err
 }
