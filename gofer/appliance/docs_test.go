@@ -5,14 +5,19 @@ package appliance
 
 import (
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"fsva/images"
 )
 
-// TestDocs checks that each appliance that comes with the binary has a page, docs/appliances/NAME.md, that names its
-// options, and a row in the index, docs/appliances.md.
+// optionRow matches a row of a page's table of options.
+var optionRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+
+// TestDocs checks that each appliance that comes with the binary has a page, docs/appliances/NAME.md, whose table of
+// options is that of the manifest, and a row in the index, docs/appliances.md.
 func TestDocs(t *testing.T) {
 	s := Store{Places: []Place{{"(built in)", images.FS}}}
 	names, err := s.Names()
@@ -36,9 +41,18 @@ func TestDocs(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		for _, option := range m.optionNames() {
-			if !strings.Contains(string(page), "`"+option+"`") {
-				t.Errorf("docs/appliances/%s.md does not name the option %s", name, option)
+		var documented []string
+		_, section, _ := strings.Cut(string(page), "\n## Options\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		for _, row := range optionRow.FindAllStringSubmatch(section, -1) {
+			documented = append(documented, row[1])
+		}
+		if options := m.optionNames(); !slices.Equal(documented, options) {
+			t.Errorf("docs/appliances/%s.md has the options %q, the manifest has %q", name, documented, options)
+		}
+		for _, heading := range []string{"## Credentials", "## Example"} {
+			if !strings.Contains(string(page), "\n"+heading+"\n") {
+				t.Errorf("docs/appliances/%s.md has no section %q", name, heading)
 			}
 		}
 	}
