@@ -225,7 +225,7 @@ func (m machine) move(dir string) error {
 
 // write writes one of the kernel's files, which takes a value in one piece.
 func (m machine) write(path, value string) error {
-	f, err := os.OpenFile(m.path(path), os.O_WRONLY, 0)
+	f, err := os.OpenFile(m.path(path), os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return cause(err)
 	}

@@ -81,8 +81,8 @@ func (s *Store) Mounted(dir, runDir string) (d Definition, ok bool, err error) {
 }
 
 // Claim takes the right to run an instance of the dedicated volume d: of an exclusive
-// volume there is one that writes, or several that only read. It waits until ctx of
-// the caller's done channel is closed for another one to end.
+// volume there is one that writes, or several that only read. It waits for another
+// one to end until done is closed.
 func (s *Store) Claim(d Definition, exclusive, readOnly bool, done <-chan struct{}) (release func(), err error) {
 	if !exclusive {
 		return func() {}, nil
@@ -112,6 +112,10 @@ func (s *Store) Claim(d Definition, exclusive, readOnly bool, done <-chan struct
 		}
 		return func() { f.Close() }, nil
 	case <-done:
+		go func() { // not ours any more
+			<-locked
+			f.Close()
+		}()
 		return nil, fmt.Errorf("volume %q is exclusive and another container has an instance of it: stop that one, or mount it read-only in all", d.Name)
 	}
 }
