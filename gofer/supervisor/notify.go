@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// notify tells the service manager that started us, if any, about our state
+// Notify tells the service manager that started this process, if any, about its state
 // (sd_notify(3)).
-func notify(state string) error {
+func Notify(state string) error {
 	addr := os.Getenv("NOTIFY_SOCKET")
 	if addr == "" {
 		return nil
@@ -30,7 +30,3 @@ func notify(state string) error {
 	}
 	return nil
 }
-
-// Notify tells the service manager that started this process, if any, about its state
-// (sd_notify(3)), for commands that are not supervisors.
-func Notify(state string) error { return notify(state) }

@@ -317,7 +317,7 @@ func (v *volume) start(ctx context.Context) error {
 	if v.cfg.Ready != nil {
 		v.cfg.Ready(dir)
 	}
-	if err := notify("READY=1\nSTATUS=serving " + dir); err != nil {
+	if err := Notify("READY=1\nSTATUS=serving " + dir); err != nil {
 		v.log.Warn("readiness", "err", err)
 	}
 	return nil
@@ -494,7 +494,7 @@ func (v *volume) watch(ctx context.Context) {
 		v.closeListeners()
 		v.setFailed(reason)
 		v.log.Error("volume failed", "reason", reason)
-		if err := notify("STATUS=failed: " + reason); err != nil {
+		if err := Notify("STATUS=failed: " + reason); err != nil {
 			v.log.Warn("status", "err", err)
 		}
 		<-v.stop
@@ -646,7 +646,7 @@ func (v *volume) shutDown(wasReady bool) error {
 	v.state = Stopping
 	v.mu.Unlock()
 	if wasReady {
-		if err := notify("STOPPING=1"); err != nil {
+		if err := Notify("STOPPING=1"); err != nil {
 			v.log.Warn("stopping", "err", err)
 		}
 	}
