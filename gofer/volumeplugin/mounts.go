@@ -98,7 +98,7 @@ func (t records) load(name string) (record, error) {
 		err = fmt.Errorf("version %d is not %d", r.Version, recordVersion)
 	}
 	if err != nil {
-		return record{}, fmt.Errorf("who has volume %q mounted: %s: %w", name, f.Name(), err)
+		return record{}, fmt.Errorf("who has volume %q mounted is not known: %s: %w: remove the file when no container uses the volume", name, f.Name(), err)
 	}
 	return r, nil
 }

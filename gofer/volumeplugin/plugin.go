@@ -119,7 +119,8 @@ func (p *Plugin) settle(ctx context.Context) error {
 	for _, name := range names {
 		r, err := p.mounts.load(name)
 		if err != nil {
-			return fmt.Errorf("%w: remove the file when no container uses the volume", err)
+			p.log.Error("the volume cannot be used by docker", "volume", name, "err", err)
+			continue
 		}
 		if len(r.Mounts) > 0 {
 			p.log.Info("mounted before", "volume", name, "mounts", len(r.Mounts))

@@ -690,19 +690,28 @@ func TestConcurrentMounts(t *testing.T) {
 	wantNoRecords(t, run)
 }
 
-// Records that are damaged stop the plugin with a word on what to do.
+// A damaged record is an error for its volume, and no other.
 func TestDamagedRecord(t *testing.T) {
 	m := newMachine()
 	run := t.TempDir()
-	_, stop := start(t, m, run)
+	c, stop := start(t, m, run)
+	c.mem("v")
+	c.mem("w")
 	stop()
-	if err := os.WriteFile(filepath.Join(run, "plugin", "mounts", "v.json"), []byte(`{"version":2}`), 0o600); err != nil {
-		t.Fatal(err)
+	path := filepath.Join(run, "plugin", "mounts", "v.json")
+	for _, text := range []string{`{"version":2}`, `{"version":1`, ""} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, stop = start(t, m, run)
+		for _, method := range []string{"VolumeDriver.Mount", "VolumeDriver.Unmount", "VolumeDriver.Remove", "VolumeDriver.Path"} {
+			c.refused(method, named{"Name": "v", "ID": "a"}, path, "remove the file")
+		}
+		c.mount("w", "a")
+		c.unmount("w", "a")
+		stop()
 	}
-	_, err := New(t.Context(), Config{Dirs: supervisor.Dirs{Run: run}, Definitions: m, Processes: m, Log: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), "v.json") || !strings.Contains(err.Error(), "remove the file") {
-		t.Errorf("got %v", err)
-	}
+	m.wantServed(t)
 }
 
 func TestListenTwice(t *testing.T) {
