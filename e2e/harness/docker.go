@@ -53,13 +53,10 @@ func (e *Env) Docker(t testing.TB) *Docker {
 	NeedCommand(t, "containerd", "containerd")
 	cli := NeedCommand(t, "docker", "docker.io")
 	NeedCommand(t, "busybox", "busybox-static")
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.dockerMu.Lock()
+	defer e.dockerMu.Unlock()
 	if e.docker == nil && e.dockerer == nil {
-		e.mu.Unlock()
-		d, err := e.startDocker(t, cli)
-		e.mu.Lock()
-		e.docker, e.dockerer = d, err
+		e.docker, e.dockerer = e.startDocker(t, cli)
 	}
 	if e.dockerer != nil {
 		t.Fatalf("docker: %v", e.dockerer)

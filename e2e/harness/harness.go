@@ -36,10 +36,12 @@ type Env struct {
 	// parent has the binaries of an Env that Apart made. Immutable.
 	parent *Env
 
-	mu       sync.Mutex
-	builds   map[string]func() (string, error) // guarded by mu
-	docker   *Docker                           // guarded by mu; nil until first asked for
-	dockerer error                             // guarded by mu; why there is no docker
+	mu     sync.Mutex
+	builds map[string]func() (string, error) // guarded by mu
+	// dockerMu is held while docker is started. It comes before mu.
+	dockerMu sync.Mutex
+	docker   *Docker // guarded by dockerMu; nil until first asked for
+	dockerer error   // guarded by dockerMu; why there is no docker
 
 	imagesOnce sync.Once
 	imagesErr  error // immutable once imagesOnce is done
@@ -79,9 +81,9 @@ func (e *Env) Apart(t testing.TB) *Env {
 
 // close ends what the tests shared and reports what was left behind.
 func (e *Env) close() error {
-	e.mu.Lock()
+	e.dockerMu.Lock()
 	d := e.docker
-	e.mu.Unlock()
+	e.dockerMu.Unlock()
 	var errs []error
 	if d != nil {
 		errs = append(errs, d.stop())
