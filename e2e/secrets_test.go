@@ -28,7 +28,7 @@ import (
 
 // TestSecrets serves each appliance that takes a secret file, uses it, and looks for the secret everywhere but in that
 // file: command lines and environments of all processes, everything in the run and state directories (volume.json, the
-// sandbox's specification, runsc's state), the control API, and the logs at debug level.
+// sandbox's specification, runsc's state, definitions), the control API, and the logs at debug level.
 func TestSecrets(t *testing.T) {
 	harness.NeedRoot(t)
 	tested := map[string]bool{}
@@ -56,7 +56,11 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("the volume does not work: %s%s", r.Stdout, r.Stderr)
 			}
 			look.processes(t, v)
-			for _, args := range [][]string{{"ls"}, {"ls", "--json"}, {"stat", v.Name}, {"stat", "--json", v.Name}} {
+			defined := v.Name + "-defined"
+			for _, args := range [][]string{
+				append([]string{"volume", "create", defined, "--appliance", s.appliance}, medium.flags...), {"volume", "inspect", defined}, {"volume", "ls"},
+				{"ls"}, {"ls", "--json"}, {"stat", v.Name}, {"stat", "--json", v.Name},
+			} {
 				r := env.FSVA(t, args...)
 				if r.Code != 0 {
 					t.Errorf("fsva %q: exit code %d: %s", args, r.Code, r.Stderr)
@@ -70,6 +74,9 @@ func TestSecrets(t *testing.T) {
 			v.Stop(t)
 			look.text("the log", output())
 			look.files(t, env.StateDir)
+			if r := env.FSVA(t, "volume", "rm", defined); r.Code != 0 {
+				t.Errorf("fsva volume rm: %s", r.Stderr)
+			}
 			for _, place := range look.found {
 				t.Errorf("a secret is in %s", place)
 			}
