@@ -278,6 +278,18 @@ func TestVolumePlugin(t *testing.T) {
 			t.Errorf("in a container of runsc: %q", got)
 		}
 		one.Shell(t, "cat /data/file")
+		// The mount comes back when the next container has the volume served again.
+		pid := p.ls(t)["both"].PID
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		harness.AwaitEnd(t, pid, 10*time.Second)
+		if got := p.docker.Shell(t, "cat /data/file", "both:/data"); got != "hello\n" {
+			t.Errorf("in a container after the supervisor's death: %q", got)
+		}
+		if got := one.Shell(t, "cat /data/file"); got != "hello\n" {
+			t.Errorf("in the first container after the supervisor's death: %q", got)
+		}
 		one.Stop(t)
 		p.wantServed(t)
 		if mounted, err := fusemount.Mounted(dir); err != nil || mounted {
