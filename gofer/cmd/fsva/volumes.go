@@ -63,6 +63,9 @@ each container that mounts the directory, and stops it with the container; --cpu
 			if err != nil {
 				return err
 			}
+			if err := checkImage(f.Definition, dirs); err != nil {
+				return err
+			}
 			d, err := volume.Open(dirs.State).Create(f.Definition)
 			if err != nil {
 				return err
@@ -76,6 +79,19 @@ each container that mounts the directory, and stops it with the container; --cpu
 	f.add(fl)
 	fl.BoolVar(&f.Dedicated, "dedicated", false, "an instance for each container, started and stopped with it")
 	return cmd
+}
+
+// checkImage reports whether there is an image for the volume, if it needs one.
+func checkImage(d volume.Definition, dirs supervisor.Dirs) error {
+	plan, err := d.Resolve(dirs.State)
+	if err != nil {
+		return err
+	}
+	release, err := useImage(&plan, dirs)
+	if err == nil {
+		release()
+	}
+	return err
 }
 
 // mountDir is what containers mount.
@@ -137,7 +153,7 @@ func volumeStatuses(ctx context.Context, dirs supervisor.Dirs, all []volume.Defi
 				v.State = s.StateText()
 			}
 		}
-		if _, err := d.Resolve(dirs.State); err != nil {
+		if err := checkImage(d, dirs); err != nil {
 			v.Problem = err.Error()
 		}
 		out = append(out, v)
