@@ -231,7 +231,7 @@ func (c *change) placeRoot(chain v1.Hash) error {
 }
 
 // flush brings what was written to the disk.
-func (c *change) flush() error { return unix.Syncfs(int(c.owner.Fd())) }
+func (c *change) flush() error { return c.s.sync(int(c.owner.Fd())) }
 
 // collect moves the blobs and roots that the index does not need to the change's trash, but for roots in use. The caller
 // holds the store's lock.

@@ -37,6 +37,7 @@ import (
 	"regexp"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Labels of an image's configuration.
@@ -64,11 +65,12 @@ const (
 type Store struct {
 	dir    string
 	limits Limits
+	sync   func(fd int) error // brings the file system of fd to the disk
 }
 
 // Open returns the store of a state directory (FSVA_STATEDIR). It is made when something is put in it.
 func Open(stateDir string) *Store {
-	return &Store{dir: filepath.Join(stateDir, "images"), limits: DefaultLimits}
+	return &Store{dir: filepath.Join(stateDir, "images"), limits: DefaultLimits, sync: unix.Syncfs}
 }
 
 // Info describes an image.

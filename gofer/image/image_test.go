@@ -35,6 +35,13 @@ import (
 
 func quiet(string) {}
 
+// testStore returns an empty store, which does not wait for the disk.
+func testStore(t testing.TB) *Store {
+	s := Open(t.TempDir())
+	s.sync = func(int) error { return nil }
+	return s
+}
+
 // imageOf makes an image of layers with go-containerregistry.
 func imageOf(t testing.TB, layers ...[]byte) v1.Image {
 	t.Helper()
@@ -175,7 +182,7 @@ func TestImport(t *testing.T) {
 		{"root, zstd", fileOf(t, z.Bytes()), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := Open(t.TempDir())
+			s := testStore(t)
 			i := mustImport(t, s, "x", tc.from, tc.ref)
 			if got := tree(t, i.Root); got != want {
 				t.Errorf("\ngot  %s\nwant %s", got, want)
@@ -226,7 +233,7 @@ func checkLayout(t *testing.T, s *Store, i Info, options ...validate.Option) {
 func TestSharing(t *testing.T) {
 	low := tarOf(t, file("low", "x"))
 	one, two := layoutOf(t, imageOf(t, low, tarOf(t, file("f", "1")))), layoutOf(t, imageOf(t, low, tarOf(t, file("f", "2"))))
-	s := Open(t.TempDir())
+	s := testStore(t)
 	mustImport(t, s, "a", one, "")
 	mustImport(t, s, "b", two, "")
 	mustImport(t, s, "c", one, "")
@@ -262,7 +269,7 @@ func TestSharing(t *testing.T) {
 
 // TestLease: an image in use is not removed, and stays as it was for its user when it is replaced.
 func TestLease(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	mustImport(t, s, "a", fileOf(t, tarOf(t, file("f", "1"))), "")
 	root, release, err := s.Acquire("a")
 	if err != nil {
@@ -388,7 +395,7 @@ func TestImportRefuses(t *testing.T) {
 		{"docker save, nonsense", saved(`{"a":1}`), "", "manifest.json: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := Open(t.TempDir())
+			s := testStore(t)
 			mustImport(t, s, "a", layoutOf(t, imageOf(t, tarOf(t, file("before", "")))), "")
 			before := snapshot(t, s)
 			_, err := s.Import(t.Context(), "a", tc.from, tc.ref, quiet)
@@ -410,7 +417,7 @@ func must[T any](v T, err error) T {
 }
 
 func TestImportName(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	for _, name := range []string{"", "../x", "A", "a/b", "-a", strings.Repeat("a", 64)} {
 		if _, err := s.Import(t.Context(), name, fileOf(t, tarOf(t)), "", quiet); err == nil {
 			t.Errorf("%q was accepted", name)
@@ -423,13 +430,13 @@ func TestImportName(t *testing.T) {
 
 // TestInterrupted ends an import at each of its steps.
 func TestInterrupted(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	mustImport(t, s, "a", fileOf(t, tarOf(t, file("f", "before"))), "")
 	before := snapshot(t, s)
 	from := layoutOf(t, imageOf(t, tarOf(t, file("f", "1")), tarOf(t, file("g", "2"))))
 	var seen []string
-	mustImport(t, Open(t.TempDir()), "a", from, "")
-	if _, err := Open(t.TempDir()).Import(t.Context(), "a", from, "", func(step string) { seen = append(seen, step) }); err != nil {
+	mustImport(t, testStore(t), "a", from, "")
+	if _, err := testStore(t).Import(t.Context(), "a", from, "", func(step string) { seen = append(seen, step) }); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 4 {
@@ -454,7 +461,7 @@ func TestInterrupted(t *testing.T) {
 
 // TestLeftovers: what a killed process left in tmp goes with the next change; what a living one has there stays.
 func TestLeftovers(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	mustImport(t, s, "a", fileOf(t, tarOf(t, file("f", "1"))), "")
 	if err := os.MkdirAll(s.at("tmp/dead/root/d"), 0o700); err != nil {
 		t.Fatal(err)
@@ -477,7 +484,7 @@ func TestLeftovers(t *testing.T) {
 
 // TestDamaged: a damaged image is said to be, and importing it again mends it.
 func TestDamaged(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	from := fileOf(t, tarOf(t, file("f", "1")))
 	i := mustImport(t, s, "a", from, "")
 	for what, damage := range map[string]func() error{
@@ -541,7 +548,7 @@ func TestFullDisk(t *testing.T) {
 // TestConcurrent imports, removes and acquires at the same time: each operation works or says that the image is not there
 // or in use, and what was acquired stays whole.
 func TestConcurrent(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	var from []string
 	for i := range 3 {
 		from = append(from, fileOf(t, tarOf(t, file("f", fmt.Sprint(i)), file("same", fmt.Sprint(i)))))
@@ -598,7 +605,7 @@ func TestConcurrent(t *testing.T) {
 
 // TestListSorted: images are listed by name.
 func TestListSorted(t *testing.T) {
-	s := Open(t.TempDir())
+	s := testStore(t)
 	for _, name := range []string{"c", "a", "b"} {
 		mustImport(t, s, name, fileOf(t, tarOf(t, file("f", name))), "")
 	}
@@ -622,7 +629,7 @@ func FuzzImport(f *testing.F) {
 	f.Add(tarDir(f, layoutOf(f, img)))
 	f.Add(gzipped(f, tarOf(f, symlink("manifest.json", "manifest.json"), file("oci-layout", ""))))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := Open(t.TempDir())
+		s := testStore(t)
 		s.limits = Limits{Layers: 4, Files: 100, Bytes: 1 << 20}
 		if _, err := s.Import(t.Context(), "x", fileOf(t, data), "", quiet); err != nil && strings.Contains(snapshot(t, s), "index.json") {
 			t.Errorf("failed (%v) and left an index", err)

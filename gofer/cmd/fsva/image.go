@@ -145,6 +145,9 @@ func loadAppliance(arg string) (appliance.Manifest, error) {
 	if err != nil {
 		return appliance.Manifest{}, err
 	}
+	if _, err := os.Stat(filepath.Join(dir, appliance.ManifestName)); err != nil {
+		return appliance.Manifest{}, err
+	}
 	parent, name := filepath.Split(dir)
 	return appliance.Store{Places: []appliance.Place{{Name: filepath.Dir(filepath.Clean(arg)), FS: os.DirFS(parent)}}}.Load(name)
 }
