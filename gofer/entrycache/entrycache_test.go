@@ -228,6 +228,33 @@ func TestLookupIsAnsweredWhileValid(t *testing.T) {
 	}
 }
 
+// After the server has said that all names are stale, each is looked up again.
+func TestIncEpoch(t *testing.T) {
+	s := newServer()
+	s.add("a", syscall.S_IFREG)
+	f := New(s, Options{})
+	a := lookup(t, f, "a", fuse.OK).NodeId
+	lookup(t, f, "b", fuse.ENOENT)
+	f.IncEpoch()
+	s.add("b", syscall.S_IFREG)
+	lookup(t, f, "a", fuse.OK)
+	lookup(t, f, "b", fuse.OK)
+	s.want(t, "lookup", 4)
+	getattr(t, f, a) // what was given out is still known
+
+	// A reply that was under way meanwhile is not kept.
+	f.IncEpoch()
+	s.hook = func(which string) {
+		if which == "lookup" {
+			s.hook = nil
+			f.IncEpoch()
+		}
+	}
+	lookup(t, f, "a", fuse.OK)
+	lookup(t, f, "a", fuse.OK)
+	s.want(t, "lookup", 6)
+}
+
 func TestZeroTimeoutIsNotCached(t *testing.T) {
 	s := newServer()
 	s.valid = 0

@@ -47,6 +47,17 @@ func (f *FS) Delete(parent, child uint64, name string) {
 	}
 }
 
+// IncEpoch drops every name, and with them all listings and attributes.
+func (f *FS) IncEpoch() {
+	f.mu.Lock()
+	defer f.unlock()
+	f.invalidations.Add(1)
+	for _, n := range f.table.nodes {
+		f.table.touch(n)
+	}
+	f.table.evict(0)
+}
+
 // Store accepts file data that the server offers for caching and drops it: no
 // file data is kept here, so that every read asks the server anyway. The node's
 // attributes are asked for again, since storing may extend the file.

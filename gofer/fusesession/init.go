@@ -73,7 +73,7 @@ func (s *Session) initialize(r *request) fuse.Status {
 		return s.bad()
 	}
 	s.state = stateReady
-	s.flags = caps
+	s.flags, s.minor = caps, in.Minor
 	out.Minor = min(in.Minor, protoMinorMax)
 	out.MaxReadAhead = min(in.MaxReadAhead, uint32(s.opts.MaxIO))
 	out.Flags, out.Flags2 = uint32(caps), uint32(caps>>32)

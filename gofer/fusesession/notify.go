@@ -60,6 +60,23 @@ func (s *Session) InvalEntry(parent uint64, name string, expireOnly bool) {
 	}
 }
 
+// minorIncEpoch is the first minor of clients that know NoteIncEpoch: Linux 6.16.
+const minorIncEpoch = 44
+
+// IncEpoch makes the client look every name up again before it uses it. Clients that do
+// not know this notification do so anyway, unless they are exclusive.
+func (s *Session) IncEpoch() {
+	if !s.knows(fuse.FUSE_ROOT_ID) {
+		return
+	}
+	s.mu.Lock()
+	minor := s.minor
+	s.mu.Unlock()
+	if minor >= minorIncEpoch {
+		s.notify(fusewire.NoteIncEpoch, nil, "")
+	}
+}
+
 // Delete tells the client that a file is gone.
 func (s *Session) Delete(parent, child uint64, name string) {
 	if name != "" && len(name) <= nameMax && s.knows(parent) {

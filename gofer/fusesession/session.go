@@ -129,6 +129,7 @@ type Session struct {
 	idle    sync.Cond // active is 0
 	state   state
 	flags   uint64 // negotiated
+	minor   uint32 // the client's own, which may be later than ours
 	active  int    // requests between begin and end
 	waiting int    // SETLKW among them
 	tab     table

@@ -707,10 +707,14 @@ func TestNotify(t *testing.T) {
 	c.s.InvalEntry(1, "f", true)
 	c.s.InvalEntry(1, "", true)
 	c.s.Delete(1, f.NodeId, "f")
+	c.s.minor = minorIncEpoch - 1
+	c.s.IncEpoch()
+	c.s.minor++
+	c.s.IncEpoch()
 	want := []struct {
 		code uint32
 		size int
-	}{{fusewire.NoteInvalInode, 16 + 24}, {fusewire.NoteInvalEntry, 16 + 16 + 2}, {fusewire.NoteDelete, 16 + 24 + 2}}
+	}{{fusewire.NoteInvalInode, 16 + 24}, {fusewire.NoteInvalEntry, 16 + 16 + 2}, {fusewire.NoteDelete, 16 + 24 + 2}, {fusewire.NoteIncEpoch, 16}}
 	if len(got) != len(want) {
 		t.Fatalf("%d notifications", len(got))
 	}

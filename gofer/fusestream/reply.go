@@ -237,6 +237,8 @@ func (r *Relay) notification(msg []byte) []byte {
 		if node(0) && node(8) {
 			return msg
 		}
+	case fusewire.NoteIncEpoch: // of all nodes
+		return msg
 	}
 	return nil
 }

@@ -231,6 +231,9 @@ func (s *Server) InvalEntry(parent uint64, name string, expireOnly bool) {
 	s.each(func(c *fusesession.Session) { c.InvalEntry(parent, name, expireOnly) })
 }
 
+// IncEpoch passes a notification to the clients that understand it.
+func (s *Server) IncEpoch() { s.each((*fusesession.Session).IncEpoch) }
+
 // Delete passes a notification to the clients that have the directory.
 func (s *Server) Delete(parent, child uint64, name string) {
 	s.each(func(c *fusesession.Session) { c.Delete(parent, child, name) })

@@ -113,7 +113,7 @@ func newRequest(opcode uint32, unique, node uint64, args ...any) []byte {
 }
 
 func initRequest() []byte {
-	in := fuse.InitIn{Major: 7, Minor: 40}
+	in := fuse.InitIn{Major: 7, Minor: 44}
 	return newRequest(fusewire.OpInit, 1, 0, bytesOf(&in)[fusewire.InHeaderSize:])
 }
 
@@ -323,11 +323,16 @@ func TestNotifications(t *testing.T) {
 	s.InvalEntry(1, "f", false)
 	s.InvalInode(12345, 0, 0) // which the client does not have
 	s.Delete(1, 2, "g")
-	for _, want := range []int32{3, 6} {
+	s.IncEpoch()
+	for _, want := range []int32{3, 6, 8} {
 		h, b := p.reply()
 		if h.kind != kindNotification || replyError(b) != want || int(u32(b, 0)) != len(b) {
 			t.Errorf("%+v: % x", h, b)
 		}
+	}
+	epoch := notification(make([]byte, 16), fusewire.NoteIncEpoch)
+	if got := (&Relay{}).notification(epoch); !bytes.Equal(got, epoch) {
+		t.Errorf("a relay makes % x of % x", got, epoch)
 	}
 	long := strings.Repeat("x", 1000)
 	for range maxNotes + 10_000 {

@@ -12,6 +12,7 @@ type subscriber interface {
 	InvalInode(nodeID uint64, off, length int64)
 	InvalEntry(parent uint64, name string, expireOnly bool)
 	Delete(parent, child uint64, name string)
+	IncEpoch()
 }
 
 // audience is the subscribers of a volume. It is one itself: it tells all of them.
@@ -52,6 +53,8 @@ func (a *audience) InvalInode(nodeID uint64, off, length int64) {
 func (a *audience) InvalEntry(parent uint64, name string, expireOnly bool) {
 	a.each(func(l subscriber) { l.InvalEntry(parent, name, expireOnly) })
 }
+
+func (a *audience) IncEpoch() { a.each(subscriber.IncEpoch) }
 
 func (a *audience) Delete(parent, child uint64, name string) {
 	a.each(func(l subscriber) { l.Delete(parent, child, name) })

@@ -197,6 +197,13 @@ type notifier struct {
 	shown func(nodeID uint64) uint64 // the ID by which the caches and clients know a node
 }
 
+var _ fusechannel.EpochNotifier = notifier{}
+
+func (n notifier) IncEpoch() {
+	n.FS.IncEpoch()
+	n.told.IncEpoch()
+}
+
 func (n notifier) Delete(parent, child uint64, name string) {
 	n.FS.Delete(parent, n.shown(child), name)
 	n.told.Delete(parent, n.shown(child), name)
