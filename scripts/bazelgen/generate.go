@@ -104,6 +104,9 @@ func directories(root string) ([]string, error) {
 		if name := d.Name(); strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" {
 			return filepath.SkipDir
 		}
+		if p == filepath.Join(root, "bin") { // what make builds, while it is being built, too
+			return filepath.SkipDir
+		}
 		if _, err := os.Stat(filepath.Join(p, "go.mod")); err == nil {
 			return filepath.SkipDir
 		}
