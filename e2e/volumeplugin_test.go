@@ -37,8 +37,8 @@ type volumePlugin struct {
 func startVolumePlugin(t *testing.T) *volumePlugin {
 	e := env.Apart(t)
 	p := &volumePlugin{t: t, env: e, docker: e.Docker(t)}
-	p.driver = "fsva-test-" + filepath.Base(e.Dir)
-	p.socket = filepath.Join("/run/docker/plugins", p.driver+".sock")
+	p.driver = filepath.Base(env.Dir) + "-" + filepath.Base(e.Dir)
+	p.socket = filepath.Join(harness.PluginDir, p.driver+".sock")
 	t.Cleanup(func() {
 		if err := os.Remove(p.socket); err != nil && !os.IsNotExist(err) {
 			t.Error(err)
@@ -258,6 +258,26 @@ func TestVolumePlugin(t *testing.T) {
 		if got := two.Shell(t, "cat /data/file"); got != "hello\n" {
 			t.Errorf("after the second container's restart: %q", got)
 		}
+		one.Stop(t)
+		two.Stop(t)
+		p.wantServed(t)
+	})
+
+	t.Run("dedicated", func(t *testing.T) {
+		p.create(t, "own", "appliance=mem", "dedicated=true", "memory=256M")
+		one := p.docker.Start(t, pause("own:/data"))
+		two := p.docker.Start(t, pause("own:/data"))
+		one.Shell(t, "echo hello >/data/file")
+		if got := two.Shell(t, "ls /data"); got != "" {
+			t.Errorf("in the second container's own volume: %q", got)
+		}
+		all := p.ls(t)
+		for name := range all {
+			if !strings.HasPrefix(name, "own.") || len(all) != 2 {
+				t.Errorf("fsva ls says %v, want two instances", all)
+			}
+		}
+		p.refused(t, []string{"volume", "rm", "own"}, "in use")
 		one.Stop(t)
 		two.Stop(t)
 		p.wantServed(t)

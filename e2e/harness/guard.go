@@ -137,12 +137,29 @@ func sweep(dir string) error {
 		}
 		waitChild(200 * time.Millisecond)
 	}
-	errs := []error{removeCgroups(filepath.Base(dir)), noMountsBelow(dir)}
+	errs := []error{removeCgroups(filepath.Base(dir)), noMountsBelow(dir), removePlugins(filepath.Base(dir))}
 	if errs[1] == nil {
 		errs = append(errs, os.RemoveAll(dir))
 	}
 	if len(left) > 0 {
 		errs = append(errs, fmt.Errorf("the tests left %d processes, now ended:\n  %s", len(left), strings.Join(left, "\n  ")))
+	}
+	return errors.Join(errs...)
+}
+
+// PluginDir is where docker looks for the sockets of its plugins. Those of tests have names that begin like their Env's
+// directory.
+const PluginDir = "/run/docker/plugins"
+
+// removePlugins removes the sockets of this run.
+func removePlugins(name string) error {
+	sockets, err := filepath.Glob(filepath.Join(PluginDir, name+"-*.sock"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range sockets {
+		errs = append(errs, os.Remove(s))
 	}
 	return errors.Join(errs...)
 }
