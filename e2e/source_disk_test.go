@@ -15,19 +15,18 @@ import (
 
 func exfatSource(t *testing.T, dir string, _ conformance.Tree) source {
 	server := harness.NeedCommand(t, "mount.exfat-fuse", "exfat-fuse")
-	loop := harness.NeedCommand(t, "losetup", "mount")
+	cc := harness.NeedCommand(t, "cc", "gcc")
 	mk := harness.NeedCommand(t, "mkfs.exfat", "exfatprogs")
 	img := filepath.Join(dir, "disk.exfat")
 	if err := writeSized(img, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	harness.Must(t, mk, img)
+	preload := filepath.Join(dir, "fuseblk.so")
+	harness.Must(t, cc, "-shared", "-fPIC", "-o", preload, filepath.Join(env.Root, "e2e/testdata/fuseblk.c"))
 	return source{
-		flags: []string{"--source", img},
-		// The kernel wants a block device of it. It always puts itself into the background (-d would stop that, and print
-		// every request), and the loop device goes when it does.
-		native: []string{"sh", "-c", `l=$("$1" --find --show "$2") && "$0" "$l" "$3" && "$1" -d "$l" &&
-			exec findmnt --poll=umount --first-only "$3"`, server, loop, img, "MNT"},
+		flags:  []string{"--source", img},
+		native: []string{"env", "LD_PRELOAD=" + preload, server, img, "MNT"},
 	}
 }
 
