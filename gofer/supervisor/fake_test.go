@@ -137,10 +137,18 @@ func fakeGofer() int {
 			if how == "die on stat" {
 				return 4
 			}
+			clients := 1
+			if how == "abandoned" {
+				clients = 0
+			}
 			conn.SendReply(goferproto.Reply{ID: r.ID, Stat: &goferproto.Stat{
-				Clients: 1, Attached: []goferproto.Client{{Container: "c1", Destination: "/data", Since: 1}}, Requests: 17,
+				Clients: clients, Attached: []goferproto.Client{{Container: "c1", Destination: "/data", Since: 1}}, Requests: 17,
 				Cache: &cache, Windows: windows, Guests: guestSockets(cfg),
 			}})
+			if how == "leave" && cfg.ReportIdle {
+				how = "abandoned"
+				conn.SendReply(goferproto.Reply{Idle: true})
+			}
 		case goferproto.OpWindow:
 			takeWindow(r)
 			conn.SendReply(goferproto.Reply{ID: r.ID})
