@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fsva/gofer/appliance"
+	"fsva/gofer/image"
 	"fsva/gofer/listen"
 	"fsva/gofer/supervisor"
 	"fsva/gofer/top"
@@ -28,6 +29,9 @@ var argCompletions = map[string]complete{
 	"ctl":            ctlArgs,
 	"volume rm":      each(definedVolumes),
 	"volume inspect": each(definedVolumes),
+	"image build":    each(appliances),
+	"image rm":       each(storedImages),
+	"image inspect":  first(storedImages),
 	"install":        first(words("docker", "containerd")),
 	"uninstall":      first(words("docker", "containerd")),
 }
@@ -35,9 +39,7 @@ var argCompletions = map[string]complete{
 // flagCompletions say what the values of flags can be, by the flag's name, which means
 // the same in all commands.
 var flagCompletions = map[string]complete{
-	"appliance": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return found(appliance.Names())
-	},
+	"appliance":  appliances,
 	"option":     options,
 	"isolation":  words(appliance.IsolationGVisor, appliance.IsolationProcess, appliance.IsolationNone, appliance.IsolationVM),
 	"coherence":  words(appliance.CoherenceExclusive, appliance.CoherenceShared),
@@ -100,6 +102,25 @@ func each(f complete) complete {
 		names, directive := f(cmd, args, begun)
 		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), directive
 	}
+}
+
+// appliances are all that can be found.
+func appliances(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return found(appliance.Names())
+}
+
+// storedImages are those that were built or imported.
+func storedImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	dirs, err := supervisor.DirsFromEnv()
+	if err != nil {
+		return found(nil, err)
+	}
+	all, err := image.Open(dirs.State).List()
+	var names []string
+	for _, i := range all {
+		names = append(names, i.Name)
+	}
+	return found(names, err)
 }
 
 // runningVolumes are those that are being served.

@@ -65,6 +65,8 @@ func TestCompletions(t *testing.T) {
 		{"volume rm d1 ", "d2"},
 		{"volume inspect ", "d1 d2"},
 		{"install ", "docker containerd"},
+		{"image build bindfs ", "dir …"},
+		{"image rm ", ""},
 		{"serve v --appliance ", "bindfs dir …"},
 		{"serve v --appliance rclone --option ", "config= …"},
 		{"serve v --option ", ""},
