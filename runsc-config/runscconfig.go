@@ -162,7 +162,12 @@ func newJob(t Target, o Options) (*job, error) {
 func (j *job) onDisk(path string) string { return filepath.Join(j.Prefix, path) }
 
 func (j *job) recordFile() string {
-	return filepath.Join(j.StateDir, "install", string(j.target)+"-"+j.Runtime+".json")
+	name := string(j.target) + "-" + j.Runtime
+	if j.ConfigFile != targets[j.target].configFile {
+		sum := sha256.Sum256([]byte(j.ConfigFile))
+		name += "-" + hex.EncodeToString(sum[:6])
+	}
+	return filepath.Join(j.StateDir, "install", name+".json")
 }
 
 // Binaries are the programs that t needs for runsc, which is an absolute path.
@@ -183,9 +188,9 @@ func Install(t Target, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if j.record != nil && (j.record.Runsc != j.Runsc || j.record.ConfigFile != j.ConfigFile) {
-		return nil, fmt.Errorf("runtime %q is registered with %s already, as %s in %s: first run: %s", j.Runtime, t,
-			j.record.Runsc, j.record.ConfigFile, j.command("uninstall"))
+	if j.record != nil && j.record.Runsc != j.Runsc {
+		return nil, fmt.Errorf("runtime %q is registered with %s already, as %s: first run: %s", j.Runtime, t,
+			j.record.Runsc, j.command("uninstall"))
 	}
 	if err := targets[t].install(j); err != nil {
 		return nil, err
@@ -215,7 +220,7 @@ func Uninstall(t Target, o Options) (*Plan, error) {
 	}
 	if j.record != nil {
 		// What was installed counts, not what would be today.
-		j.Runsc, j.ConfigFile = j.record.Runsc, j.record.ConfigFile
+		j.Runsc = j.record.Runsc
 	}
 	found, err := targets[t].uninstall(j)
 	if err != nil {
