@@ -120,7 +120,9 @@ func TestVolumeConfigInProcess(t *testing.T) {
 			Name: "v", Appliance: "x", InProcess: tc.kind, Source: tc.source, Settings: map[string]string{"k": "v"},
 			Isolation: appliance.IsolationNone, Coherence: appliance.CoherenceExclusive, ReadOnly: true,
 		}, 1<<20)
-		want := goferproto.Config{InProcess: tc.kind, Source: tc.target, Options: map[string]string{"k": "v"}}
+		want := goferproto.Config{
+			InProcess: tc.kind, Source: tc.target, Options: map[string]string{"k": "v"}, KeepsWrites: tc.kind == appliance.InProcessDir,
+		}
 		if tc.source != "" {
 			want.Binds = []goferproto.Bind{{Host: tc.source, Target: tc.target, ReadOnly: true}}
 		}
