@@ -64,11 +64,13 @@ var servers = []server{
 	{appliance: "squashfs", isolations: []string{"gvisor", "process"}, readOnly: true,
 		tree: conformance.Tree{Files: 10_000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true}, source: squashfsSource},
 	{appliance: "ext4", isolations: []string{"gvisor", "process"}, tree: fullTree, source: ext4Source},
-	{appliance: "exfat", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000}, source: exfatSource},
+	{appliance: "exfat", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000}, source: exfatSource,
+		skip: "^limit/10000-files$"}, // it looks for each name from the start of the directory
 	{appliance: "iso", isolations: []string{"gvisor"}, readOnly: true, tree: conformance.Tree{Files: 1000, Symlinks: true, NameMax: 254}, source: isoSource},
 	{appliance: "mergerfs", isolations: []string{"gvisor"}, tree: fullTree, source: mergerfsSource},
 	{appliance: "fuse-overlayfs", isolations: []string{"gvisor"},
-		tree: conformance.Tree{Files: 1000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true, NameMax: 251}, source: overlaySource},
+		tree: conformance.Tree{Files: 1000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true, NameMax: 251}, source: overlaySource,
+		skip: "^limit/10000-files$"}, // 22 s on the kernel too
 	{appliance: "bindfs", isolations: []string{"gvisor", "process"}, tree: fullTree, source: bindfsSource},
 	{appliance: "sshfs", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000, Sparse: true, HardLink: true, Symlinks: true}, source: sshfsSource},
 	{appliance: "gocryptfs", isolations: []string{"gvisor"}, tree: fullTree, source: gocryptfsSource},
