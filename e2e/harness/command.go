@@ -96,10 +96,17 @@ type process struct {
 // startProcess starts a command in a session of its own. The caller ends it.
 func startProcess(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
+	return startProcessIn(t, &syscall.SysProcAttr{}, env, args...)
+}
+
+// startProcessIn is startProcess with further attributes.
+func startProcessIn(t testing.TB, attr *syscall.SysProcAttr, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	p.cmd.Env = append(p.cmd.Environ(), env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	attr.Setsid = true
+	p.cmd.SysProcAttr = attr
 	p.cmd.WaitDelay = 5 * time.Second
 	if err := startTied(p.cmd); err != nil {
 		t.Fatalf("%q: %v", args, err)

@@ -144,6 +144,26 @@ func (d *Docker) CLI(t testing.TB, args ...string) Result {
 	return r
 }
 
+// ConfigFile is the daemon's configuration file.
+func (d *Docker) ConfigFile() string { return d.at("daemon.json") }
+
+// Reload makes the daemon read its configuration again, and returns when its runtimes, as JSON, are as wanted.
+func (d *Docker) Reload(t testing.TB, wanted func(runtimes string) bool) {
+	t.Helper()
+	if err := d.proc.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		r, err := d.command(10*time.Second, nil, "info", "--format", "{{json .Runtimes}}")
+		if err == nil && r.Code == 0 && wanted(r.Stdout) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("docker's runtimes are not as they should be: %v %s%s", err, r.Stdout, r.Stderr)
+		}
+	}
+}
+
 func (d *Docker) at(name string) string { return filepath.Join(d.dir, name) }
 
 // awaitReady asks the daemon until it answers; the CLI tells a daemon that does not listen yet from any other fault.
