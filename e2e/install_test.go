@@ -173,6 +173,28 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
+// TestContainerdPod runs two containers in the sandbox of a third, as Kubernetes does, with one shared volume.
+func TestContainerdPod(t *testing.T) {
+	dir := env.Tmpfs(t)
+	v := env.Serve(t, volumeName(t), "--appliance", "dir", "--source", dir, "--coherence", "shared")
+	c, args := newContainerd(t)
+	const sandbox = "io.kubernetes.cri.sandbox-id=pause"
+	c.Must(t, args(true, "pause", []string{"--annotation", containerType + "sandbox", "--annotation", sandbox}, "sleep 1000")...)
+	t.Cleanup(func() { c.Remove(t, "pause") })
+	awaitTask(t, c, "pause", "RUNNING")
+
+	member := append([]string{"--annotation", containerType + "container", "--annotation", sandbox}, bindFlag(v, "rbind")...)
+	c.Must(t, args(true, "writer", member, "echo hello >/data/f; sleep 1000")...)
+	t.Cleanup(func() { c.Remove(t, "writer") })
+	out := c.Ctr(t, args(false, "reader", member, "while ! grep hello /data/f 2>/dev/null; do sleep 0.1; done; echo read >/data/g")...).Stdout
+	if out != "hello\n" {
+		t.Errorf("output %q", out)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "g")); err != nil || string(b) != "read\n" {
+		t.Errorf("on the host: %q, %v", b, err)
+	}
+}
+
 // TestBundle runs the example bundle of runsc-config, with nothing but runsc.
 func TestBundle(t *testing.T) {
 	shown := env.TempDir(t)
