@@ -13,6 +13,8 @@ import (
 	"fsva/images"
 )
 
+//bazel:data //:docs
+
 // optionRow matches a row of a page's table of options.
 var optionRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
