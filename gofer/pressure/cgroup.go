@@ -4,6 +4,7 @@
 package pressure
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +67,28 @@ func (m machine) memoryLimit() (int64, error) {
 		}
 	}
 	return limit, nil
+}
+
+// plenty tells whether this process has no limit of its own and a quarter of the
+// machine's memory is available (proc_meminfo(5)). An error counts as no.
+func (m machine) plenty() bool {
+	limit, err := m.memoryLimit()
+	if err != nil {
+		return false
+	}
+	f, err := os.Open(m.path("/proc/meminfo"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var total, available int64
+	lines := bufio.NewScanner(io.LimitReader(f, 1<<16))
+	for lines.Scan() {
+		// Another line leaves both as they are.
+		_, _ = fmt.Sscanf(lines.Text(), "MemTotal: %d kB", &total)
+		_, _ = fmt.Sscanf(lines.Text(), "MemAvailable: %d kB", &available)
+	}
+	return total > 0 && limit>>10 >= total && available >= total/4
 }
 
 // readLimit reads a number of bytes, or "max". A file that is not there is no

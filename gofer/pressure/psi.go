@@ -27,10 +27,16 @@ const (
 )
 
 // Trigger tells when memory is short. It is the kernel's: pressure stall
-// information, of this process's cgroup if it has its own, else of the machine.
+// information, of this process's cgroup if it has its own, else of the machine. The
+// machine's counts tasks that wait for page cache which was dropped too early, such
+// as by proactive reclaim, too: with a quarter of the memory available that is no
+// reason to give any up.
 type Trigger struct {
 	fd   int
 	path string
+	// plenty tells whether stalls that the kernel saw are no reason to give memory
+	// up; nil: never.
+	plenty func() bool
 }
 
 // NewTrigger arms one. The error says why it cannot be: an old kernel, one with
@@ -46,10 +52,15 @@ func (m machine) newTrigger() (*Trigger, error) {
 	case v2.Point != "":
 		paths = append(paths, filepath.Join(v2.Own, "memory.pressure"))
 	}
-	for _, p := range append(paths, "/proc/pressure/memory") {
+	const whole = "/proc/pressure/memory"
+	for _, p := range append(paths, whole) {
 		fd, err := arm(m.path(p))
 		if err == nil {
-			return &Trigger{fd: fd, path: p}, nil
+			t := &Trigger{fd: fd, path: p}
+			if p == whole {
+				t.plenty = m.plenty
+			}
+			return t, nil
 		}
 		errs = append(errs, err)
 	}
@@ -113,7 +124,9 @@ func (t *Trigger) Watch(ctx context.Context, event func()) error {
 		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0:
 			return errGone
 		case fds[0].Revents&unix.POLLPRI != 0:
-			event()
+			if t.plenty == nil || !t.plenty() {
+				event()
+			}
 		}
 	}
 }

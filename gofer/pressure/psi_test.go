@@ -99,6 +99,47 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// Stalls while there is plenty of memory are none of ours.
+func TestPlenty(t *testing.T) {
+	trigger, press, _ := fakeTrigger(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := 0
+	trigger.plenty = func() bool {
+		asked++
+		if _, _, err := unix.Recvfrom(trigger.fd, make([]byte, 1), unix.MSG_OOB); err != nil {
+			t.Errorf("no event: %v", err)
+		}
+		press()
+		return asked < 3
+	}
+	press()
+	if err := trigger.Watch(ctx, cancel); err != nil || asked != 3 {
+		t.Errorf("the third of %d events was passed on, %v", asked, err)
+	}
+
+	const meminfo = "MemTotal:       1000 kB\nMemFree:         10 kB\nMemAvailable:    %s kB\n"
+	for _, tc := range []struct {
+		available, limit string
+		want             bool
+	}{
+		{"250", "max", true},
+		{"249", "max", false},
+		{"900", "1024000", true},
+		{"900", "1023999", false},
+		{"", "max", false},
+		{"900", "bad", false},
+	} {
+		m := fakeMachine(t, map[string]string{
+			"proc/self/cgroup": "0::/x\n", "proc/self/mountinfo": mountV2, "sys/fs/cgroup/x/memory.max": tc.limit + "\n",
+			"proc/meminfo": strings.Replace(meminfo, "%s", tc.available, 1),
+		})
+		if got := m.plenty(); got != tc.want {
+			t.Errorf("%q kB available, limit %q: plenty %v", tc.available, tc.limit, got)
+		}
+	}
+}
+
 // A wait without events ends with the context.
 func TestWatchEnds(t *testing.T) {
 	trigger, _, _ := fakeTrigger(t)
