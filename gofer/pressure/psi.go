@@ -27,10 +27,10 @@ const (
 )
 
 // Trigger tells when memory is short. It is the kernel's: pressure stall
-// information, of this process's cgroup if it has its own, else of the machine. The
-// machine's counts tasks that wait for page cache which was dropped too early, such
-// as by proactive reclaim, too: with a quarter of the memory available that is no
-// reason to give any up.
+// information, of this process's cgroup if it has its own, else of the machine. That
+// counts tasks that wait for page cache which was dropped too early, such as by
+// proactive reclaim, too: with a quarter of the machine's memory available, and no
+// limit on the cgroup, it is no reason to give any up.
 type Trigger struct {
 	fd   int
 	path string
@@ -52,15 +52,10 @@ func (m machine) newTrigger() (*Trigger, error) {
 	case v2.Point != "":
 		paths = append(paths, filepath.Join(v2.Own, "memory.pressure"))
 	}
-	const whole = "/proc/pressure/memory"
-	for _, p := range append(paths, whole) {
+	for _, p := range append(paths, "/proc/pressure/memory") {
 		fd, err := arm(m.path(p))
 		if err == nil {
-			t := &Trigger{fd: fd, path: p}
-			if p == whole {
-				t.plenty = m.plenty
-			}
-			return t, nil
+			return &Trigger{fd: fd, path: p, plenty: m.plenty}, nil
 		}
 		errs = append(errs, err)
 	}
