@@ -63,7 +63,7 @@ var servers = []server{
 	{appliance: "tar", isolations: []string{"none"}, readOnly: true, tree: conformance.Tree{Files: 10_000, Symlinks: true}, source: tarSource},
 	{appliance: "squashfs", isolations: []string{"gvisor", "process"}, readOnly: true,
 		tree: conformance.Tree{Files: 10_000, Sparse: true, Xattr: true, HardLink: true, Symlinks: true}, source: squashfsSource},
-	{appliance: "ext4", isolations: []string{"gvisor", "process"}, tree: fullTree, source: ext4Source},
+	{appliance: "ext4", isolations: []string{"gvisor"}, tree: fullTree, source: ext4Source},
 	{appliance: "exfat", isolations: []string{"gvisor"}, tree: conformance.Tree{Files: 1000}, source: exfatSource,
 		skip: "^limit/10000-files$"}, // it looks for each name from the start of the directory
 	{appliance: "iso", isolations: []string{"gvisor"}, readOnly: true, tree: conformance.Tree{Files: 1000, Symlinks: true, NameMax: 254}, source: isoSource},

@@ -21,6 +21,7 @@ func TestWorkloads(t *testing.T) {
 	d := env.Docker(t)
 	for _, appliance := range []string{"dir", "ext4", "bindfs", "ntfs"} {
 		t.Run(appliance, func(t *testing.T) {
+			t.Parallel()
 			v := serve(t, volumeName(t), appliance)
 			in := env.TempDir(t) // what the workloads read, from the host
 			run := func(t *testing.T, timeout time.Duration, script string) string {

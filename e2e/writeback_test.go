@@ -18,6 +18,7 @@ func TestWriteBack(t *testing.T) {
 	d := env.Docker(t)
 	for _, appliance := range []string{"ext4", "bindfs", "mem"} {
 		t.Run(appliance, func(t *testing.T) {
+			t.Parallel()
 			harness.NeedRoot(t)
 			s := serverNamed(t, appliance)
 			flags := append([]string{"--appliance", appliance}, s.source(t, env.TempDir(t), s.tree).flags...)
