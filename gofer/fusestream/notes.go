@@ -5,31 +5,46 @@ package fusestream
 
 import "sync"
 
-// noteQueue holds notifications on their way to the kernel. It grows as needed: who
-// puts them there must not wait for the kernel, and the gofer bounds their number.
+// noteQueue holds notifications on their way to the kernel, or to a client. Who puts
+// them there does not wait for either.
 type noteQueue struct {
+	limit int // 0: it grows as needed
 	mu    sync.Mutex
 	notes [][]byte // guarded by mu
 	ready chan struct{}
 }
 
-func newNoteQueue() noteQueue { return noteQueue{ready: make(chan struct{}, 1)} }
+func newNoteQueue(limit int) noteQueue { return noteQueue{limit: limit, ready: make(chan struct{}, 1)} }
 
-func (q *noteQueue) put(msg []byte) {
+// put reports whether there was room.
+func (q *noteQueue) put(msg []byte) bool {
 	q.mu.Lock()
-	q.notes = append(q.notes, msg)
+	full := q.limit > 0 && len(q.notes) >= q.limit
+	if !full {
+		q.notes = append(q.notes, msg)
+	}
 	q.mu.Unlock()
+	if full {
+		return false
+	}
 	select {
 	case q.ready <- struct{}{}:
 	default:
 	}
+	return true
 }
 
-// take returns all there are.
-func (q *noteQueue) take() [][]byte {
+// next takes a notification, nil if there is none. It takes one only, so that those
+// that wait while it is passed on are all in the queue, whose length is bounded.
+func (q *noteQueue) next() []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	all := q.notes
-	q.notes = nil
-	return all
+	if len(q.notes) == 0 {
+		q.notes = nil
+		return nil
+	}
+	msg := q.notes[0]
+	q.notes[0] = nil
+	q.notes = q.notes[1:]
+	return msg
 }

@@ -99,7 +99,7 @@ func Connect(ctx context.Context, o RelayOptions) (*Relay, error) {
 		pending: make(map[uint64]*request),
 		table:   newNodeTable(),
 		calls:   make(map[uint64]*call),
-		notes:   newNoteQueue(),
+		notes:   newNoteQueue(0), // the gofer bounds their number
 	}
 	r.buffers.New = func() any { b := make([]byte, overhead+maxMessage); return &b }
 	l, err := r.dial(ctx)
@@ -360,7 +360,7 @@ func (r *Relay) sendNotes() {
 		case <-r.ctx.Done():
 			return
 		}
-		for _, msg := range r.notes.take() {
+		for msg := r.notes.next(); msg != nil; msg = r.notes.next() {
 			// ENOENT: it has nothing to invalidate.
 			if err := r.dev.write(0, msg, nil); err != nil && err != unix.ENOENT {
 				r.opts.Log.Debug("notify the kernel", "err", err)

@@ -156,7 +156,7 @@ func (s *Server) hello(conn net.Conn, admit func(Admission) error) (*serverConn,
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	answer.ReadOnly = answer.ReadOnly || in.ReadOnly
-	c := &serverConn{srv: s, conn: conn, budget: newBudget(maxRequests(s.opts.Session), s.opts.MaxBytes), noteReady: make(chan struct{}, 1), done: make(chan struct{})}
+	c := &serverConn{srv: s, conn: conn, budget: newBudget(maxRequests(s.opts.Session), s.opts.MaxBytes), notes: newNoteQueue(maxNotes), done: make(chan struct{})}
 	c.claim(in.Windows, &answer)
 	if err := writeHello(conn, answer); err != nil {
 		c.closeWindow()

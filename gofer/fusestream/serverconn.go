@@ -29,9 +29,7 @@ type serverConn struct {
 
 	writeMu sync.Mutex // serialises frames
 
-	notesMu   sync.Mutex
-	notes     [][]byte // that wait to be sent; guarded by notesMu
-	noteReady chan struct{}
+	notes noteQueue // that wait to be sent
 
 	cutReason atomic.Pointer[error] // why we have cut the client off, outside of read
 
@@ -227,19 +225,8 @@ func (c *serverConn) write(b []byte) error {
 
 // notify queues a notification; see fusesession.Options.Notify.
 func (c *serverConn) notify(msg []byte) {
-	c.notesMu.Lock()
-	full := len(c.notes) >= maxNotes
-	if !full {
-		c.notes = append(c.notes, msg)
-	}
-	c.notesMu.Unlock()
-	if full {
+	if !c.notes.put(msg) {
 		c.cutOff(errLagging)
-		return
-	}
-	select {
-	case c.noteReady <- struct{}{}:
-	default:
 	}
 }
 
@@ -248,15 +235,11 @@ func (c *serverConn) sendNotes() {
 	defer c.wg.Done()
 	for {
 		select {
-		case <-c.noteReady:
+		case <-c.notes.ready:
 		case <-c.done:
 			return
 		}
-		for {
-			msg := c.nextNote()
-			if msg == nil {
-				break
-			}
+		for msg := c.notes.next(); msg != nil; msg = c.notes.next() {
 			b := make([]byte, headerSize, headerSize+len(msg))
 			header{length: len(msg), kind: kindNotification}.put(b)
 			if c.write(append(b, msg...)) != nil {
@@ -264,20 +247,4 @@ func (c *serverConn) sendNotes() {
 			}
 		}
 	}
-}
-
-// nextNote takes a notification from the queue, nil if there is none. It takes one
-// only, so that those that wait while it is sent are all in the queue, whose length is
-// bounded.
-func (c *serverConn) nextNote() []byte {
-	c.notesMu.Lock()
-	defer c.notesMu.Unlock()
-	if len(c.notes) == 0 {
-		c.notes = nil
-		return nil
-	}
-	msg := c.notes[0]
-	c.notes[0] = nil
-	c.notes = c.notes[1:]
-	return msg
 }
