@@ -176,11 +176,10 @@ func Unmount(mountpoint string, lazy bool) error {
 // SetReadAhead sets how far the kernel reads ahead on a mount, in bytes. It takes root,
 // /proc and /sys, and does not touch the mount.
 func SetReadAhead(mountpoint string, size int) error {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	device, ok, err := mountDevice(mountpoint)
 	if err != nil {
 		return err
 	}
-	device, ok := findDevice(string(info), mountpoint)
 	if !ok {
 		return fmt.Errorf("%s is no mount", mountpoint)
 	}
@@ -189,24 +188,27 @@ func SetReadAhead(mountpoint string, size int) error {
 
 // Mounted reports whether something is mounted on the directory, without touching it.
 func Mounted(mountpoint string) (bool, error) {
+	_, mounted, err := mountDevice(mountpoint)
+	return mounted, err
+}
+
+// mountDevice returns the device of what is mounted on the directory; ok is false if
+// nothing is.
+func mountDevice(mountpoint string) (device string, ok bool, err error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
-	_, mounted := findDevice(string(info), mountpoint)
-	return mounted, nil
+	device, ok = findDevice(string(info), mountpoint)
+	return device, ok, nil
 }
 
 // MountedElsewhere reports whether what is mounted on the directory is also mounted at
 // another place, in the mount namespace of any process: a container's. It takes root.
 func MountedElsewhere(mountpoint string) (bool, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
+	device, mounted, err := mountDevice(mountpoint)
+	if err != nil || !mounted {
 		return false, err
-	}
-	device, mounted := findDevice(string(info), mountpoint)
-	if !mounted {
-		return false, nil
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

@@ -182,21 +182,14 @@ func Stop(ctx context.Context, d supervisor.Dirs, name string, force bool) error
 // findFsva returns the fsva binary: this one, or the one beside it, or the first on
 // PATH.
 func findFsva() (string, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	if filepath.Base(exe) == "fsva" {
+	exe, p, err := supervisor.Beside("fsva")
+	switch {
+	case exe != "" && filepath.Base(exe) == "fsva":
 		return "/proc/self/exe", nil
-	}
-	if p, err := exec.LookPath(filepath.Join(filepath.Dir(exe), "fsva")); err == nil {
-		return p, nil
-	}
-	p, err := exec.LookPath("fsva")
-	if err != nil {
+	case errors.Is(err, exec.ErrNotFound):
 		return "", fmt.Errorf("fsva is neither beside %s nor on PATH", exe)
 	}
-	return filepath.Abs(p)
+	return p, err
 }
 
 // notInherited are variables that are about the process that they were given to.

@@ -34,18 +34,27 @@ func FindRunsc() (string, error) {
 		}
 		return filepath.Abs(p)
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	if p, err := exec.LookPath(filepath.Join(filepath.Dir(exe), "runsc")); err == nil {
-		return p, nil
-	}
-	p, err := exec.LookPath("runsc")
-	if err != nil {
+	exe, p, err := Beside("runsc")
+	if errors.Is(err, exec.ErrNotFound) {
 		return "", fmt.Errorf("isolation gvisor needs runsc, which is neither beside %s nor on PATH: build it with make build, set FSVA_RUNSC, or choose --isolation process", exe)
 	}
-	return filepath.Abs(p)
+	return p, err
+}
+
+// Beside returns the path of this binary, and that of the program of the given name
+// beside it, or of the first on PATH. The error is exec.ErrNotFound if there is neither.
+func Beside(name string) (exe, path string, err error) {
+	if exe, err = os.Executable(); err != nil {
+		return "", "", err
+	}
+	if path, err = exec.LookPath(filepath.Join(filepath.Dir(exe), name)); err == nil {
+		return exe, path, nil
+	}
+	if path, err = exec.LookPath(name); err != nil {
+		return exe, "", exec.ErrNotFound
+	}
+	path, err = filepath.Abs(path)
+	return exe, path, err
 }
 
 // checkRunsc reports why the runsc at path cannot run FS servers.
