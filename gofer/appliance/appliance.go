@@ -17,9 +17,10 @@ import "slices"
 
 // In-process file systems: go-fuse file systems that run inside the gofer.
 const (
-	InProcessDir     = "dir"     // a host directory
-	InProcessMem     = "mem"     // memory, empty at the start
-	InProcessArchive = "archive" // a zip or tar file, read-only
+	InProcessDir = "dir" // a host directory
+	InProcessMem = "mem" // memory, empty at the start
+	InProcessZip = "zip" // a zip file, read-only
+	InProcessTar = "tar" // a tar file, also one that is packed with gzip or bzip2, read-only
 )
 
 // How the FS server gets its end of the FUSE channel.

@@ -98,7 +98,7 @@ var (
 	coherences = []string{CoherenceExclusive, CoherenceShared}
 	caches     = []string{CacheWritethrough, CacheWriteback}
 	mounts     = []string{MountFD, MountHelper, MountSyscall}
-	inProcess  = []string{InProcessDir, InProcessMem, InProcessArchive}
+	inProcess  = []string{InProcessDir, InProcessMem, InProcessZip, InProcessTar}
 	sources    = []string{SourceFile, SourceDirectory, SourceRemote, SourceDirectoryOrRemote, SourceVM, SourceNone}
 	types      = []string{TypeString, TypeInt, TypeBool, TypeEnum, TypeFile, TypeDir, TypeSecretFile}
 )

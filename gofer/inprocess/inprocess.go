@@ -44,9 +44,9 @@ type Options struct {
 //
 //   - "dir": the directory source itself;
 //   - "mem": the same, on a private tmpfs that was mounted at source;
-//   - "archive": the zip or tar archive in the file source, read-only.
+//   - "zip", "tar": the archive in the file source, read-only.
 //
-// Errors are one line. The file system's OnUnmount releases what it holds.
+// Errors are one line; the caller says which source it is about. The file system's OnUnmount releases what it holds.
 func Open(kind, source string, o Options) (fuse.RawFileSystem, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -56,8 +56,8 @@ func Open(kind, source string, o Options) (fuse.RawFileSystem, error) {
 	switch kind {
 	case "dir", "mem":
 		fs, err = dirfs.New(source, dirfs.Options{Shared: o.Shared && kind == "dir", Log: o.Log})
-	case "archive":
-		fs, err = openArchive(source, o)
+	case "zip", "tar":
+		fs, err = openArchive(kind, source, o)
 		o.ReadOnly = true
 	default:
 		return nil, fmt.Errorf("no in-process file system is called %q", kind)
@@ -65,13 +65,13 @@ func Open(kind, source string, o Options) (fuse.RawFileSystem, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guard{RawFileSystem: fs, readOnly: o.ReadOnly, exclusive: kind != "archive"}, nil
+	return &guard{RawFileSystem: fs, readOnly: o.ReadOnly, exclusive: kind == "dir" || kind == "mem"}, nil
 }
 
 // openArchive applies the options of the archive appliances, sizes in bytes or with
 // a unit, such as 512M.
-func openArchive(source string, o Options) (fuse.RawFileSystem, error) {
-	opts := archive.Options{Log: o.Log}
+func openArchive(kind, source string, o Options) (fuse.RawFileSystem, error) {
+	opts := archive.Options{Kind: kind, Log: o.Log}
 	for _, s := range []struct {
 		name string
 		to   *int64

@@ -66,13 +66,14 @@ func TestOpenErrors(t *testing.T) {
 		{"dir", filepath.Join(dir, "none"), nil, "no such file or directory"},
 		{"dir", plain, nil, "not a directory"},
 		{"mem", plain, nil, "not a directory"},
-		{"archive", filepath.Join(dir, "none"), nil, "no such file or directory"},
-		{"archive", plain, nil, "neither a zip nor a tar archive"},
-		{"archive", dir, nil, "not a regular file"},
-		{"archive", fifo, nil, "not a regular file"},
-		{"archive", plain, map[string]string{"max-unpacked": "lots"}, `option max-unpacked: "lots" is not a number of bytes such as 512M`},
-		{"archive", plain, map[string]string{"cache-size": "M"}, `option cache-size: "M" is not a number`},
-		{"archive", plain, map[string]string{"cache-size": "99999999T"}, `is not a number`},
+		{"zip", filepath.Join(dir, "none"), nil, "no such file or directory"},
+		{"zip", plain, nil, "not a zip archive"},
+		{"tar", plain, nil, "not a tar archive"},
+		{"tar", dir, nil, "not a regular file"},
+		{"zip", fifo, nil, "not a regular file"},
+		{"tar", plain, map[string]string{"max-unpacked": "lots"}, `option max-unpacked: "lots" is not a number of bytes such as 512M`},
+		{"zip", plain, map[string]string{"cache-size": "M"}, `option cache-size: "M" is not a number`},
+		{"zip", plain, map[string]string{"cache-size": "99999999T"}, `is not a number`},
 		{"disk", plain, nil, `no in-process file system is called "disk"`},
 	} {
 		o := options()
@@ -122,10 +123,10 @@ func TestReadOnly(t *testing.T) {
 	if text, err := exec.Command("tar", "-C", dir, "-cf", tarball, "f").CombinedOutput(); err != nil {
 		t.Skipf("tar: %v: %s", err, text)
 	}
-	for kind, source := range map[string]string{"dir": dir, "mem": dir, "archive": tarball} {
+	for kind, source := range map[string]string{"dir": dir, "mem": dir, "tar": tarball} {
 		t.Run(kind, func(t *testing.T) {
 			o := options()
-			o.ReadOnly = kind != "archive" // which is read-only in any case
+			o.ReadOnly = kind != "tar" // which is read-only in any case
 			fs, err := inprocess.Open(kind, source, o)
 			if err != nil {
 				t.Fatal(err)
@@ -220,7 +221,8 @@ func TestArchiveTree(t *testing.T) {
 			}
 			o := options()
 			o.Settings = map[string]string{"max-unpacked": "1G"}
-			raw, err := inprocess.Open("archive", filepath.Join(base, "a"), o)
+			format, _, _ := strings.Cut(tc.pack, " ") // the program is called like its format
+			raw, err := inprocess.Open(format, filepath.Join(base, "a"), o)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -295,7 +295,7 @@ func TestStartFailureIsOneLine(t *testing.T) {
 		"no such source": {goferproto.Config{InProcess: "dir", Source: "/source", Binds: []goferproto.Bind{{Host: "/does/not/exist", Target: "/source"}}}, "/does/not/exist"},
 		"bad size":       {goferproto.Config{InProcess: "mem", Options: map[string]string{"size": "much"}}, `"much"`},
 		"unknown kind":   {goferproto.Config{InProcess: "floppy"}, "floppy"},
-		"not an archive": {goferproto.Config{InProcess: "archive", Source: "/source", Binds: []goferproto.Bind{{Host: self, Target: "/source", ReadOnly: true}}}, "archive"},
+		"not an archive": {goferproto.Config{InProcess: "tar", Source: "/source", Binds: []goferproto.Bind{{Host: self, Target: "/source", ReadOnly: true}}}, "archive"},
 		"no FS server":   {goferproto.Config{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -358,7 +358,7 @@ func TestUnchanging(t *testing.T) {
 		{"", attach.Exclusive, true, true},
 		{"", attach.Exclusive, false, false},
 		{"", attach.Shared, true, false},
-		{"archive", attach.Exclusive, true, true},
+		{"tar", attach.Exclusive, true, true},
 		{"dir", attach.Exclusive, true, false},
 		{"mem", attach.Exclusive, true, false},
 	} {

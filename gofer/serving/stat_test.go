@@ -56,7 +56,7 @@ func TestCacheLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := startGofer(t, goferproto.Config{
-		InProcess: "archive", Source: "/source/a.zip", CacheLimit: 1 << 20,
+		InProcess: "zip", Source: "/source/a.zip", CacheLimit: 1 << 20,
 		Volume: attach.Info{Coherence: attach.Exclusive, ReadOnly: true},
 		Binds:  []goferproto.Bind{{Host: archive, Target: "/source/a.zip", ReadOnly: true}},
 	})

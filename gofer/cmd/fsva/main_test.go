@@ -113,7 +113,7 @@ func TestVolumeConfigInProcess(t *testing.T) {
 		kind, source, target string
 	}{
 		{appliance.InProcessDir, "/srv/d", "/source"},
-		{appliance.InProcessArchive, "/srv/a.tar.gz", "/source/a.tar.gz"},
+		{appliance.InProcessTar, "/srv/a.tar.gz", "/source"},
 		{appliance.InProcessMem, "", ""},
 	} {
 		c := volumeConfig(appliance.Plan{

@@ -4,9 +4,6 @@
 package main
 
 import (
-	"path"
-	"path/filepath"
-
 	"fsva/gofer/appliance"
 	"fsva/gofer/attach"
 	"fsva/gofer/fsserver"
@@ -62,13 +59,8 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 	if p.InProcess != "" {
 		c.Gofer.Options = p.Settings
 		if p.Source != "" {
-			// An archive's name tells its format.
-			target := appliance.RootSource
-			if p.InProcess == appliance.InProcessArchive {
-				target = path.Join(target, filepath.Base(p.Source))
-			}
-			c.Gofer.Source = target
-			c.Gofer.Binds = []goferproto.Bind{{Host: p.Source, Target: target, ReadOnly: p.ReadOnly}}
+			c.Gofer.Source = appliance.RootSource
+			c.Gofer.Binds = []goferproto.Bind{{Host: p.Source, Target: appliance.RootSource, ReadOnly: p.ReadOnly}}
 		}
 		return c
 	}

@@ -22,7 +22,8 @@
 //
 // Formats: zip (stored and deflated members, zip64, a program in front), tar (V7,
 // ustar, pax, GNU and star), and tar packed with gzip or bzip2, which is
-// unpacked into memory once. They are told apart by their contents.
+// unpacked into memory once. They are told apart by their contents. A file of
+// zeros is an empty tar, as it is for tar itself.
 //
 // A stored zip member's checksum is not verified: it would mean reading all of it
 // for any part. Encrypted members are EACCES.
@@ -37,7 +38,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -45,6 +45,9 @@ import (
 
 // Options configure Open. Zero values mean the defaults.
 type Options struct {
+	// Kind is KindZip or KindTar: anything else is then refused. Empty means
+	// whichever it is.
+	Kind string
 	// MaxUnpacked bounds what a packed tar may unpack to, the size of one
 	// compressed zip member, and all unpacked members that are in use at a time.
 	MaxUnpacked int64
@@ -56,6 +59,12 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// The kinds of archives. A tar may be packed.
+const (
+	KindZip = "zip"
+	KindTar = "tar"
+)
+
 const (
 	// DefaultMaxUnpacked is Options.MaxUnpacked's default.
 	DefaultMaxUnpacked = 4 << 30
@@ -64,7 +73,8 @@ const (
 )
 
 // Open reads the index of the archive in the file at path. The file stays open
-// until the file system's OnUnmount. Errors are one line and name the file.
+// until the file system's OnUnmount. Errors are one line, to which the caller adds
+// the file's name.
 func Open(path string, o Options) (*FS, error) {
 	if o.MaxUnpacked <= 0 {
 		o.MaxUnpacked = DefaultMaxUnpacked
@@ -75,7 +85,7 @@ func Open(path string, o Options) (*FS, error) {
 	// O_NONBLOCK: a FIFO is refused, not waited for.
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open archive: %w", err)
+		return nil, err
 	}
 	fs, err := open(file, o)
 	if err != nil {
@@ -83,8 +93,7 @@ func Open(path string, o Options) (*FS, error) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("%w (is the archive complete?)", err)
 		}
-		// Not the whole path: it is one of the gofer's own root.
-		return nil, fmt.Errorf("archive %q: %w", filepath.Base(path), err)
+		return nil, err
 	}
 	return fs, nil
 }
@@ -100,18 +109,18 @@ func open(file *os.File, o Options) (*FS, error) {
 	}
 	size := info.Size()
 	b := newBuilder(o.Log, o.MaxFiles, info.ModTime().Unix())
-	format, err := detect(file, size)
+	format, err := detect(file, size, o.Kind)
 	if err != nil {
 		return nil, err
 	}
 	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), format: format, data: file, size: size, archiveSize: size, log: o.Log, reported: map[uint32]bool{}}
 	switch format {
-	case "zip":
+	case KindZip:
 		if fs.index, err = indexZip(file, size, b); err != nil {
 			return nil, err
 		}
 		fs.cache = newCache(file, size, o.CacheSize, o.MaxUnpacked, fs.report)
-	case "tar":
+	case KindTar:
 		if fs.index, err = indexTar(file, size, b); err != nil {
 			return nil, err
 		}
@@ -138,7 +147,7 @@ func (fs *FS) openPacked(file *os.File, o Options, b *builder) (err error) {
 	if err != nil {
 		return err
 	}
-	if !isTar(mem, size) {
+	if !isTar(mem, size, true) {
 		mem.Close()
 		return errors.New("there is no tar archive in it")
 	}
@@ -154,8 +163,9 @@ func (fs *FS) openPacked(file *os.File, o Options, b *builder) (err error) {
 	return nil
 }
 
-// detect names the archive's format.
-func detect(src io.ReaderAt, size int64) (string, error) {
+// detect names the archive's format. It is an error if that is not of the kind
+// wanted; any is when kind is empty.
+func detect(src io.ReaderAt, size int64, kind string) (string, error) {
 	if size == 0 {
 		return "", errors.New("the file is empty")
 	}
@@ -163,38 +173,48 @@ func detect(src io.ReaderAt, size int64) (string, error) {
 	if _, err := src.ReadAt(magic[:], 0); err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
+	var format string
 	switch {
 	case bytes.HasPrefix(magic[:], []byte("PK\x03\x04")):
-		return "zip", nil
+		format = KindZip
 	case bytes.HasPrefix(magic[:], []byte("\x1f\x8b")):
-		return "tar.gz", nil
+		format = "tar.gz"
 	case bytes.HasPrefix(magic[:], []byte("BZh")):
-		return "tar.bz2", nil
-	case isTar(src, size):
-		return "tar", nil
+		format = "tar.bz2"
+	case isTar(src, size, kind != KindZip):
+		format = KindTar
 	case bytes.HasPrefix(magic[:], []byte("\xfd7zXZ\x00")):
 		return "", errors.New("xz is not supported: unpack it, or pack it with gzip")
 	case bytes.HasPrefix(magic[:], []byte("\x28\xb5\x2f\xfd")):
 		return "", errors.New("zstd is not supported: unpack it, or pack it with gzip")
+	default:
+		// A zip archive may be empty, or have a program in front.
+		switch _, err := findEnd(src, size); {
+		case err == nil:
+			format = KindZip
+		case errors.Is(err, errNoZip) && kind == KindTar:
+			return "", errors.New("not a tar archive")
+		case errors.Is(err, errNoZip) && kind == "":
+			return "", errors.New("neither a zip nor a tar archive")
+		default:
+			return "", err
+		}
 	}
-	// A zip archive may be empty, or have a program in front.
-	switch _, err := findEnd(src, size); {
-	case err == nil:
-		return "zip", nil
-	case !errors.Is(err, errNoZip):
-		return "", err
+	if kind != "" && (format == KindZip) != (kind == KindZip) {
+		return "", fmt.Errorf("it is a %s archive, not a %s archive", format, kind)
 	}
-	return "", errors.New("neither a zip nor a tar archive")
+	return format, nil
 }
 
-// isTar reports whether the first block is a header or the end of an archive.
-func isTar(src io.ReaderAt, size int64) bool {
+// isTar reports whether the first block is a header, or zeros, which are the end
+// of an archive, if it may be empty.
+func isTar(src io.ReaderAt, size int64, mayBeEmpty bool) bool {
 	var b block
 	if size < blockSize || readFull(src, b[:], 0) != nil {
 		return false
 	}
 	if b == zeroBlock {
-		return true
+		return mayBeEmpty
 	}
 	_, err := parseHeader(&b)
 	return !errors.Is(err, errChecksum)

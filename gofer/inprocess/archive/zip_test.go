@@ -7,11 +7,13 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/flate"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -209,6 +211,43 @@ func TestZipErrors(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestKinds opens archives as what they are not. A file of zeros is an empty tar and
+// no zip, and a zip archive in a tar does not make that a zip with something in front.
+func TestKinds(t *testing.T) {
+	inner := makeZip(t, zipFile("a", "1", zip.Store))
+	tarball, zipped := makeTar(t, file("a.zip", string(inner))), slices.Concat([]byte("#!/bin/sh\nexit\n"), inner)
+	var gz bytes.Buffer
+	w := gzip.NewWriter(&gz)
+	w.Write(tarball)
+	w.Close()
+	for _, tc := range []struct {
+		name         string
+		data         []byte
+		asZip, asTar string // what is wrong with it as a zip, as a tar; "" if nothing is
+	}{
+		{"zip", inner, "", "it is a zip archive, not a tar archive"},
+		{"zip with a program in front", zipped, "", "it is a zip archive, not a tar archive"},
+		{"zip with zeros in front", slices.Concat(make([]byte, 4096), inner), "", ""}, // as a tar it is empty
+		{"tar with a zip in it", tarball, "it is a tar archive, not a zip archive", ""},
+		{"tar.gz", gz.Bytes(), "it is a tar.gz archive, not a zip archive", ""},
+		{"zeros", make([]byte, 8192), errNoZip.Error(), ""},
+		{"empty", nil, "the file is empty", "the file is empty"},
+		{"text", []byte(strings.Repeat("no archive at all\n", 100)), errNoZip.Error(), "not a tar archive"},
+	} {
+		for kind, want := range map[string]string{KindZip: tc.asZip, KindTar: tc.asTar} {
+			o := testOptions
+			o.Kind = kind
+			got := ""
+			if _, err := openBytes(t, tc.data, o); err != nil {
+				got = err.Error()
+			}
+			if got != want {
+				t.Errorf("%s as %s: got %q, want %q", tc.name, kind, got, want)
+			}
+		}
 	}
 }
 

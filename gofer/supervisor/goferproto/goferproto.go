@@ -77,7 +77,7 @@ type Config struct {
 	// KeepsWrites is set when writes that the file system has acknowledged are not
 	// lost with the gofer, nor with an FS server that ends without order.
 	KeepsWrites bool `json:"keepsWrites,omitempty"`
-	// InProcess is "dir", "mem" or "archive" for a file system inside the gofer,
+	// InProcess is "dir", "mem", "zip" or "tar" for a file system inside the gofer,
 	// and empty when an FS server is at the other end of FDChannel.
 	InProcess string `json:"inProcess,omitempty"`
 	// Source is the path of the in-process file system's source in the gofer's
