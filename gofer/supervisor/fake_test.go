@@ -134,6 +134,15 @@ func fakeGofer() int {
 		}
 		switch r.Op {
 		case goferproto.OpStat:
+			if how == "die last on stat" {
+				// The FS server ends, which is announced above.
+				if err := unix.Shutdown(goferproto.FDChannel, unix.SHUT_WR); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return 1
+				}
+				time.Sleep(100 * time.Millisecond) // mostly enough for the supervisor to see it first
+				return 4
+			}
 			if how == "die on stat" {
 				return 4
 			}

@@ -556,8 +556,9 @@ func (v *volume) endProcesses() error {
 //
 // The end of one process is soon followed by that of the other, or by the
 // gofer's view of it, in any order: what comes first is shown at once, but the
-// cause is known only with the rest. A gofer that ends is always the cause. The
-// FS server's end is, unless it ended well: then the gofer has given it up.
+// cause is known only with the rest. A gofer that ends is always the cause, and
+// may do so after its word and after the FS server, whose channel ends with it.
+// The FS server's end is, unless it ended well: then the gofer has given it up.
 func (v *volume) awaitFailure() (reason string, died bool) {
 	var text string
 	var timeout <-chan time.Time
@@ -570,25 +571,23 @@ func (v *volume) awaitFailure() (reason string, died bool) {
 			v.gofer.kill() // it may have closed the connection only
 			return v.gofer.status(""), true
 		case text = <-v.gofer.failed:
-			v.setFailed(text)
 		case <-serverDone:
 			serverDone = nil
-			v.setFailed(v.server.status(""))
 		case <-timeout:
-			if serverDone == nil && v.server != nil {
-				return v.server.status(""), false
-			}
-			return text, false
+			return reason, false
+		}
+		serverEnded := serverDone == nil && v.server != nil
+		reason = text
+		if serverEnded && (text == "" || !v.server.succeeded()) {
+			reason = v.server.status("")
+		}
+		v.setFailed(reason)
+		if serverEnded && text != "" && !v.server.succeeded() {
+			return reason, false
 		}
 		if timeout == nil {
 			timeout = time.After(blameWait)
-			continue
 		}
-		// Both the gofer's word and the server's end.
-		if v.server.succeeded() {
-			return text, false
-		}
-		return v.server.status(""), false
 	}
 }
 

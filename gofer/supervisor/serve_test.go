@@ -354,6 +354,18 @@ func TestGoferDiesLater(t *testing.T) {
 	}
 }
 
+// TestGoferDiesLast is about a gofer that says why, then the FS server ends well, and only then the gofer does.
+func TestGoferDiesLast(t *testing.T) {
+	c := newTestConfig(t, IsolationProcess, "serve")
+	c.Gofer.Options["gofer"] = "die last on stat"
+	r := serve(t, c)
+	r.waitState(t, Failed) // which makes it die
+	r.waitReason(t, "gofer exited with status 4")
+	if err := Stop(t.Context(), c.Dirs, "vol", false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGoferMakesNoSenseLater(t *testing.T) {
 	for _, isolation := range isolations[:2] {
 		c := newTestConfig(t, isolation, "serve")
