@@ -139,7 +139,7 @@ func (m *Manifest) sourceHint() string {
 	case SourceDirectoryOrRemote:
 		return "DIRECTORY or REMOTE:PATH"
 	}
-	return "[USER@]HOST:[DIRECTORY]"
+	return "[USER@]HOST:[DIRECTORY], REMOTE:PATH or BUCKET:/PATH"
 }
 
 // hasSuffix reports whether name ends in one of suffixes, in either case; any name does when there are none.
@@ -159,11 +159,12 @@ func hostPath(path string) (string, fs.FileInfo, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if abs, err = filepath.EvalSymlinks(abs); err != nil {
-		return "", nil, plainCause(err)
-	}
+	// First: EvalSymlinks has no errno for a loop.
 	info, err := os.Stat(abs)
 	if err != nil {
+		return "", nil, plainCause(err)
+	}
+	if abs, err = filepath.EvalSymlinks(abs); err != nil {
 		return "", nil, plainCause(err)
 	}
 	return abs, info, nil

@@ -119,7 +119,7 @@ func (c *child) exited() bool {
 //
 // Preconditions: done is closed.
 func (c *child) status(when string) string {
-	last := c.out.last(3)
+	last := c.out.summary()
 	var b strings.Builder
 	b.WriteString(c.name)
 	switch ws, _ := c.cmd.ProcessState.Sys().(syscall.WaitStatus); {

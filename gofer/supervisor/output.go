@@ -118,5 +118,25 @@ func (o *output) startLogging() {
 func (o *output) last(n int) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.lastLocked(n)
+}
+
+func (o *output) lastLocked(n int) string {
 	return strings.Join(o.lines[max(0, len(o.lines)-n):], "; ")
+}
+
+// summary returns, as one line, what may say why the child has ended: what it said
+// last. Before the volume is ready that may be advice, and the reason before it.
+func (o *output) summary() string {
+	const first, last = 2, 3
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch text := o.lastLocked(last); {
+	case o.logging || len(o.lines) <= last:
+		return text
+	case len(o.lines) <= first+last:
+		return strings.Join(o.lines, "; ")
+	default:
+		return strings.Join(o.lines[:first], "; ") + "; [...] " + text
+	}
 }

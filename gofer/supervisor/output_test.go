@@ -50,6 +50,26 @@ func TestOutputIsBounded(t *testing.T) {
 	}
 }
 
+func TestOutputSummary(t *testing.T) {
+	for text, want := range map[string][2]string{ // before the volume is ready, and after
+		"":                 {"", ""},
+		"a\nb\nc":          {"a; b; c", "a; b; c"},
+		"a\nb\nc\nd":       {"a; b; c; d", "b; c; d"},
+		"a\nb\nc\nd\ne":    {"a; b; c; d; e", "c; d; e"},
+		"a\nb\nc\nd\ne\nf": {"a; b; [...] d; e; f", "d; e; f"},
+	} {
+		o := newOutput(slog.New(slog.DiscardHandler), "fs-server")
+		if err := o.consume(strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+		before := o.summary()
+		o.startLogging()
+		if got := [2]string{before, o.summary()}; got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestGoferLogsAreMerged(t *testing.T) {
 	var log bytes.Buffer
 	h := slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

@@ -415,9 +415,9 @@ func (v *volume) waitReady(ctx context.Context) error {
 	case <-v.serverDone():
 		// A server that ends well may have seen its channel end with the gofer.
 		if v.server.succeeded() && v.goferCrashed(ctx) {
-			return errors.New(v.gofer.status("before it was ready"))
+			return v.notReady(v.gofer.status("before it was ready"))
 		}
-		return errors.New(v.server.status("before it was ready"))
+		return v.notReady(v.server.status("before it was ready"))
 	case <-v.gofer.gone:
 		select {
 		case text := <-v.gofer.failed: // said, then ended: both were ready
@@ -425,7 +425,7 @@ func (v *volume) waitReady(ctx context.Context) error {
 		default:
 		}
 		v.gofer.kill() // it may have closed the connection only
-		return errors.New(v.gofer.status("before it was ready"))
+		return v.notReady(v.gofer.status("before it was ready"))
 	case <-v.stop:
 		return errors.New("stopped before it was ready")
 	case <-ctx.Done():
@@ -440,18 +440,18 @@ func (v *volume) waitReady(ctx context.Context) error {
 // with an error is the cause and not the effect.
 func (v *volume) blame(ctx context.Context, text string) error {
 	if v.server == nil || !time.Now().Before(v.spawned.Add(v.cfg.StartTimeout)) {
-		return errors.New(text)
+		return v.notReady(text)
 	}
 	ctx, cancel := context.WithTimeout(ctx, blameWait)
 	defer cancel()
 	if !v.server.wait(ctx) {
-		return errors.New(text)
+		return v.notReady(text)
 	}
 	if v.server.succeeded() {
-		return errors.New(text + "; " + v.server.status(""))
+		return v.notReady(text + "; " + v.server.status(""))
 	}
 	v.log.Debug("start", "gofer", text)
-	return errors.New(v.server.status("before it was ready"))
+	return v.notReady(v.server.status("before it was ready"))
 }
 
 // succeeded reports whether the process ended with status 0.
