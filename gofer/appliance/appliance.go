@@ -168,6 +168,8 @@ const (
 	TypeInt        = "int"
 	TypeBool       = "bool"
 	TypeEnum       = "enum"
+	TypeSize       = "size" // a number of bytes, as package bytesize reads it
+	TypeMode       = "mode" // permission bits, octal
 	TypeFile       = "file"
 	TypeDir        = "dir"
 	TypeSecretFile = "secret-file" // a file that other users must not be able to read

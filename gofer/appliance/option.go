@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"fsva/gofer/bytesize"
 )
 
 // scalar checks a value against the option's type and returns it in the form that goes into arguments. For a path
@@ -38,6 +40,16 @@ func (o *OptionSpec) scalar(value string) (string, error) {
 	case TypeEnum:
 		if !slices.Contains(o.Values, value) {
 			return "", fmt.Errorf("%q is not one of %s%s", value, list(o.Values), didYouMean(value, o.Values))
+		}
+	case TypeSize:
+		n, err := bytesize.Parse(value)
+		if err != nil {
+			return "", err
+		}
+		return strconv.FormatInt(n, 10), nil
+	case TypeMode:
+		if n, err := strconv.ParseUint(value, 8, 32); err != nil || n > 0o7777 {
+			return "", fmt.Errorf("%q is not permission bits in octal such as 022", value)
 		}
 	default:
 		switch {

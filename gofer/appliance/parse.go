@@ -100,7 +100,7 @@ var (
 	mounts     = []string{MountFD, MountHelper, MountSyscall}
 	inProcess  = []string{InProcessDir, InProcessMem, InProcessZip, InProcessTar}
 	sources    = []string{SourceFile, SourceDirectory, SourceRemote, SourceDirectoryOrRemote, SourceVM, SourceNone}
-	types      = []string{TypeString, TypeInt, TypeBool, TypeEnum, TypeFile, TypeDir, TypeSecretFile}
+	types      = []string{TypeString, TypeInt, TypeBool, TypeEnum, TypeSize, TypeMode, TypeFile, TypeDir, TypeSecretFile}
 )
 
 // check returns the key at fault and the reason, or an empty reason. A key is a path as locate takes it.

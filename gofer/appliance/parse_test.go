@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseMistakes replaces one text of a good manifest and checks the whole error.
+// TestParseMistakes replaces one text of a good manifest and checks the whole error. An empty one means that there is none.
 func TestParseMistakes(t *testing.T) {
 	for _, tc := range []struct{ old, new, want string }{
 		{"mount =", "mounts =", `4:1: unknown key "mounts"; did you mean mount?`},
@@ -60,6 +60,24 @@ func TestParseMistakes(t *testing.T) {
 		{`mount = "helper"`, `mount = "helpr"`, `4:1: mount "helpr" is not one of fd, helper, syscall; did you mean helper?`},
 		{"mount = \"helper\"\n", "", `1:1: "mount" is missing: one of fd, helper, syscall`},
 		{`"demo"`, `"Demo"`, `1:1: name "Demo" must be lower-case letters, digits and dashes, at most 63`},
+		{`name = "demo"`, ``, `1:1: "name" is missing`},
+		{`source = "file"`, `source = "vm"`, `7:1: isolation "vm" and source "vm" go together`},
+		{"isolation = \"gvisor\"\ncoherence = \"exclusive\"\nsource = \"file\"", "isolation = \"vm\"\ncoherence = \"exclusive\"\nsource = \"vm\"", `8:1: "root" has no meaning with isolation "vm"`},
+		{"isolation = \"gvisor\"\ncoherence = \"exclusive\"\nsource = \"file\"\nroot = \"host\"\ncapabilities = [\"CHOWN\"]", "isolation = \"vm\"\ncoherence = \"exclusive\"\nsource = \"vm\"\nimage.packages = [\"a1\"]", `8:1: "image" has no meaning with isolation "vm"`},
+		{`source = "file"`, "source = \"directory\"\nsource-suffixes = [\".x\"]", `8:1: "source-suffixes" needs source = "file"`},
+		{`root = "host"`, "root = \"host\"\nread-only-args = [\"${source}\"]", `9:1: read-only-args[0]: unknown variable ${source}: none may be used here`},
+		{`MODE = "quiet"`, `MODE = "a\u0000b"`, `12:1: env MODE contains a NUL`},
+		{`name = "offset"`, `name = "Offset"`, `15:1: option name "Offset" must be lower-case letters, digits and dashes`},
+		{`description = "where it starts"`, `description = "where\nit starts"`, `16:1: option "offset": "description" must be one line of text`},
+		{"type = \"int\"", `type = "string"`, `17:1: option "offset": "min" and "max" belong to type int`},
+		{"type = \"int\"\nmin = 0", `type = "size"`, ``},
+		{"type = \"int\"\nmin = 0", `type = "mode"`, ``},
+		{"type = \"int\"\nmin = 0\ndefault = \"7\"", "type = \"mode\"\ndefault = \"8\"", `18:1: option "offset": default "8" is not permission bits in octal such as 022`},
+		{"type = \"int\"\nmin = 0\ndefault = \"7\"", "type = \"size\"\ndefault = \"0\"", `18:1: option "offset": default "0" is not a number of bytes such as 512M`},
+		{"type = \"int\"\nmin = 0", `type = "file"`, `18:1: option "offset": a file has no default`},
+		{`offset=${value}"]`, "offset=${value}\"]\nwritable = true", `21:1: option "offset": "writable" belongs to type dir`},
+		{`offset=${value}"]`, "offset=${value}\"]\nvalue-args = {a = []}", `21:1: option "offset": "value-args" belong to type enum`},
+		{`args = ["--how=${value}"]`, "value-args = {well = [\"${value}\"]}", `27:1: option how: value-args[0]: unknown variable ${value}: none may be used here`},
 		{`"a demonstration"`, `""`, `2:1: "description" must be one line of text`},
 		{`command = ["server", "-f", "${options}", "${source}", "${mountpoint}"]`, ``, `1:1: either "command" or "in-process" is needed`},
 		{`mount = "helper"`, `in-process = "mem"`, `3:1: "command" and "in-process" exclude each other`},
@@ -89,7 +107,7 @@ func TestParseMistakes(t *testing.T) {
 		{`MODE =`, `"A B" =`, `12:1: env: "A B" is not a variable name`},
 		{`name = "offset"`, `name = "how"`, `23:1: option "how" is declared twice`},
 		{"name = \"offset\"\n", "", `14:3: option without a "name"`},
-		{`type = "int"`, `type = "number"`, `17:1: option "offset": type "number" is not one of string, int, bool, enum, file, dir, secret-file`},
+		{`type = "int"`, `type = "number"`, `17:1: option "offset": type "number" is not one of string, int, bool, enum, size, mode, file, dir, secret-file`},
 		{`default = "7"`, `default = "x"`, `19:1: option "offset": default "x" is not a whole number`},
 		{`default = "7"`, `default = "-7"`, `19:1: option "offset": default -7 is below the least allowed, 0`},
 		{`default = "7"`, "default = \"7\"\nrequired = true", `19:1: option "offset": a required option has no default`},
@@ -109,6 +127,12 @@ func TestParseMistakes(t *testing.T) {
 				t.Fatalf("%q is not in the manifest", tc.old)
 			}
 			_, err := Parse("demo.toml", []byte(text))
+			if tc.want == "" {
+				if err != nil {
+					t.Errorf("got %v, want no error", err)
+				}
+				return
+			}
 			var pe *ParseError
 			if !errors.As(err, &pe) {
 				t.Fatalf("got %v, want a ParseError", err)
@@ -135,6 +159,14 @@ func TestParseImage(t *testing.T) {
 		{text: goodManifest + "[image]\npackages = [\"b1\", \"a1\"]\nsuite = \"trixie\"", root: RootHost, image: ImageSpec{[]string{"b1", "a1"}, "trixie"}},
 		{text: inGofer},
 		{text: inGofer + "root = \"image\"", err: `7:1: "root" has no meaning for an in-process file system`},
+		{text: inGofer + "mount = \"fd\"", err: `7:1: "mount" has no meaning for an in-process file system`},
+		{text: inGofer + "capabilities = [\"CHOWN\"]", err: `7:1: "capabilities" have no meaning for an in-process file system`},
+		{text: inGofer + "state = true", err: `7:1: "state" has no meaning for an in-process file system`},
+		{text: inGofer + "network = true", err: `7:1: "network" has no meaning for an in-process file system`},
+		{text: inGofer + "max-read = 8192", err: `7:1: "max-read" is for servers and at least 4096`},
+		{text: inGofer + "[env]\nA = \"b\"", err: `7:2: "env" has no meaning for an in-process file system`},
+		{text: inGofer + "[[option]]\nname = \"o\"\ndescription = \"d\"\ntype = \"string\"\nargs = [\"x\"]", err: `11:1: option "o": "args" have no meaning for an in-process file system`},
+		{text: strings.Replace(inGofer, `isolation = "none"`, `isolation = "gvisor"`, 1), err: `4:1: isolation of an in-process file system must be "none"`},
 		{text: inGofer + "[image]\npackages = [\"a1\"]", err: `7:2: "image" has no meaning for an in-process file system`},
 	} {
 		m, err := Parse("f", []byte(tc.text))

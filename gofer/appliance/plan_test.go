@@ -342,6 +342,9 @@ func TestResolveMistakes(t *testing.T) {
 	if err := os.Chmod(dir+"/open", 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink("loop", dir+"/loop"); err != nil {
+		t.Fatal(err)
+	}
 	image := dir + "/disk.img"
 	for _, tc := range []struct {
 		name    string
@@ -355,9 +358,10 @@ func TestResolveMistakes(t *testing.T) {
 		{name: "fifo", spec: VolumeSpec{Source: dir + "/fifo"}, want: `source DIR/fifo is a fifo: appliance "demo" needs a file`},
 		{name: "device", spec: VolumeSpec{Source: "/dev/null"}, want: `source /dev/null is a character device: appliance "demo" needs a file`},
 		{name: "file for a directory", replace: [2]string{`source = "file"`, `source = "directory"`}, spec: VolumeSpec{Source: image}, want: `source DIR/disk.img is a file: appliance "demo" needs a directory`},
+		{name: "loop of links", spec: VolumeSpec{Source: dir + "/loop"}, want: `source DIR/loop: too many levels of symbolic links: appliance "demo" needs a file`},
 		{name: "wrong ending", replace: [2]string{`source = "file"`, `source = "file"` + "\n" + `source-suffixes = [".zip", ".jar"]`}, spec: VolumeSpec{Source: image}, want: `source DIR/disk.img: appliance "demo" needs a file whose name ends in .zip, .jar`},
 		{name: "source where none is", replace: [2]string{`source = "file"`, `source = "none"`}, spec: VolumeSpec{Source: image}, want: `appliance "demo" takes no source: remove --source DIR/disk.img`},
-		{name: "local for remote", replace: [2]string{`source = "file"`, `source = "remote"`}, spec: VolumeSpec{Source: "/data"}, want: `source "/data" is not of the kind that appliance "demo" needs: [USER@]HOST:[DIRECTORY]`},
+		{name: "local for remote", replace: [2]string{`source = "file"`, `source = "remote"`}, spec: VolumeSpec{Source: "/data"}, want: `source "/data" is not of the kind that appliance "demo" needs: [USER@]HOST:[DIRECTORY], REMOTE:PATH or BUCKET:/PATH`},
 		{name: "remote that is an argument", replace: [2]string{`source = "file"`, `source = "remote"`}, spec: VolumeSpec{Source: "-oProxyCommand=x:/"}, want: `source "-oProxyCommand=x:/" has a dash where a name starts, so it would be taken for an argument`},
 		{name: "bracketed remote that is an argument", replace: [2]string{`source = "file"`, `source = "remote"`}, spec: VolumeSpec{Source: "[-oProxyCommand=x]:/"}, want: `source "[-oProxyCommand=x]:/" has a dash where a name starts, so it would be taken for an argument`},
 		{name: "unknown option", spec: VolumeSpec{Options: []string{"ofset=1"}}, want: `appliance "demo" has no option "ofset"; did you mean offset? (it has label, word, offset, loud, how, key, list, cache)`},
@@ -367,6 +371,9 @@ func TestResolveMistakes(t *testing.T) {
 		{name: "number too large", spec: VolumeSpec{Options: []string{"offset=10"}}, want: `option offset of appliance "demo": 10 is above the largest allowed, 9`},
 		{name: "no bool", spec: VolumeSpec{Options: []string{"loud=1"}}, want: `option loud of appliance "demo": "1" is neither true nor false`},
 		{name: "no such value", spec: VolumeSpec{Options: []string{"how=wel"}}, want: `option how of appliance "demo": "wel" is not one of well, badly; did you mean well?`},
+		{name: "no size", replace: [2]string{`type = "string"`, `type = "size"`}, spec: VolumeSpec{Options: []string{"label=lots"}}, want: `option label of appliance "demo": "lots" is not a number of bytes such as 512M`},
+		{name: "no mode", replace: [2]string{`type = "string"`, `type = "mode"`}, spec: VolumeSpec{Options: []string{"label=rwx"}}, want: `option label of appliance "demo": "rwx" is not permission bits in octal such as 022`},
+		{name: "mode too large", replace: [2]string{`type = "string"`, `type = "mode"`}, spec: VolumeSpec{Options: []string{"label=10000"}}, want: `option label of appliance "demo": "10000" is not permission bits in octal such as 022`},
 		{name: "second mount option", spec: VolumeSpec{Options: []string{"label=a,allow_root"}}, want: `option label of appliance "demo": "a,allow_root" contains a comma or a backslash, which would end the mount option`},
 		{name: "escaped", spec: VolumeSpec{Options: []string{`label=a\`}}, want: `option label of appliance "demo": "a\\" contains a comma or a backslash, which would end the mount option`},
 		{name: "second argument", spec: VolumeSpec{Options: []string{"word=-x"}}, want: `option word of appliance "demo": "-x" starts with a dash, so it would be taken for an argument`},
