@@ -5,6 +5,9 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,4 +240,33 @@ w     -          unknown                   -          -          -        -     
 	if strings.ContainsAny(b.String(), "\x1b") {
 		t.Error("control characters")
 	}
+}
+
+// TestMakeDirs makes what a plan needs and takes it back, but not what was there or what is used.
+func TestMakeDirs(t *testing.T) {
+	base := t.TempDir()
+	at := func(elem ...string) string { return filepath.Join(append([]string{base}, elem...)...) }
+	if err := os.MkdirAll(at("changes", "upper"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := appliance.Plan{StateDir: at("volumes", "v", "s3-1"), Make: []string{at("changes", "upper"), at("changes", "work")}}
+	made, err := makeDirs(p)
+	if want := []string{at("volumes"), at("volumes", "v"), at("volumes", "v", "s3-1"), at("changes", "work")}; err != nil || !slices.Equal(made, want) {
+		t.Errorf("got %q, %v, want %q", made, err, want)
+	}
+	if err := os.WriteFile(at("volumes", "v", "definition.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	removeEmpty(made)
+	for path, there := range map[string]bool{"volumes/v/s3-1": false, "volumes/v/definition.json": true, "changes/work": false, "changes/upper": true} {
+		if _, err := os.Stat(at(path)); (err == nil) != there {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	p.Make = []string{at("none", "work")}
+	made, err = makeDirs(p)
+	if err == nil || len(made) != 1 {
+		t.Errorf("below nothing: got %q, %v", made, err)
+	}
+	removeEmpty(made)
 }

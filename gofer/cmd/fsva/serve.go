@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"fsva/gofer/appliance"
 	"fsva/gofer/bytesize"
 	"fsva/gofer/fsserver"
 	"fsva/gofer/launch"
@@ -88,7 +90,7 @@ PATH), FSVA_RUNSC_PLATFORM its --platform, FSVA_RUNSC_DEBUG_LOG its --debug-log.
 }
 
 // serve runs the volume that the flags describe.
-func serve(cmd *cobra.Command, f serveFlags) error {
+func serve(cmd *cobra.Command, f serveFlags) (err error) {
 	if err := supervisor.CheckName(f.volume.Name); err != nil {
 		return usageError{err}
 	}
@@ -130,15 +132,15 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 		return err
 	}
 	defer release()
-	if plan.StateDir != "" {
-		if err := os.MkdirAll(plan.StateDir, 0o700); err != nil {
-			return fmt.Errorf("volume %q: state directory: %w", plan.Name, err)
+	made, err := makeDirs(plan)
+	ready := false
+	defer func() {
+		if !ready && !errors.Is(err, supervisor.ErrInUse) { // they are another one's then
+			removeEmpty(made)
 		}
-	}
-	for _, dir := range plan.Make {
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("volume %q: %w", plan.Name, err)
-		}
+	}()
+	if err != nil {
+		return fmt.Errorf("volume %q: %w", plan.Name, err)
 	}
 	files, err := fsserver.RaiseFileLimit()
 	if err != nil {
@@ -155,6 +157,7 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	c.Gofer.LogLevel = level.String()
 	c.Log = log
 	c.Ready = func(dir string) {
+		ready = true
 		fmt.Fprintf(cmd.OutOrStdout(), "fsva: volume %q ready at %s\n", plan.Name, dir)
 		if f.ready != nil {
 			f.ready()
@@ -167,6 +170,38 @@ func serve(cmd *cobra.Command, f serveFlags) error {
 	// Whoever read our output may go; the volume stays.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return supervisor.Serve(cmd.Context(), c)
+}
+
+// makeDirs makes the directories that a plan needs, and returns those that were not
+// there, parents first.
+func makeDirs(p appliance.Plan) (made []string, err error) {
+	for dir := p.StateDir; dir != ""; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		made = append([]string{dir}, made...)
+	}
+	if p.StateDir != "" {
+		if err := os.MkdirAll(p.StateDir, 0o700); err != nil {
+			return made, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	for _, dir := range p.Make {
+		switch err := os.Mkdir(dir, 0o755); {
+		case err == nil:
+			made = append(made, dir)
+		case !errors.Is(err, os.ErrExist):
+			return made, err
+		}
+	}
+	return made, nil
+}
+
+// removeEmpty takes makeDirs back. What somebody has put something into stays.
+func removeEmpty(made []string) {
+	for _, dir := range slices.Backward(made) {
+		_ = os.Remove(dir)
+	}
 }
 
 // definition returns the definition of the volume to serve: the stored one, or else
