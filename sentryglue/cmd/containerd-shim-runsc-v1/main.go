@@ -5,8 +5,9 @@
 // runsc, from the gVisor version that our runsc is built of. containerd starts
 // it by this name; its options name our runsc (see runsc-config).
 //
-// One thing is added: containerd 1.6 and earlier expect "start" to print the
+// Two things are added. containerd 1.6 and earlier expect "start" to print the
 // shim's address and nothing else, where gVisor's prints the JSON of later ones.
+// And the exit status of a container that ends at once is known; see exits.
 package main
 
 import (
@@ -16,10 +17,12 @@ import (
 	"os"
 	"slices"
 
+	"gvisor.dev/gvisor/pkg/shim/v1/extension"
 	"gvisor.dev/gvisor/shim/v1/cli"
 )
 
 func main() {
+	extension.NewExtension, extension.NewPodExtension = watchExits, watchExits
 	// containerd 1.7 and later say which version of the protocol they know.
 	if _, says := os.LookupEnv("MAX_SHIM_VERSION"); says || !slices.Contains(os.Args[1:], "start") {
 		cli.Main()
