@@ -139,7 +139,7 @@ func (m *Manifest) sourceHint() string {
 	case SourceDirectoryOrRemote:
 		return "DIRECTORY or REMOTE:PATH"
 	}
-	return "[USER@]HOST:[DIRECTORY], REMOTE:PATH or BUCKET:/PATH"
+	return "[USER@]NAME:[PATH]"
 }
 
 // hasSuffix reports whether name ends in one of suffixes, in either case; any name does when there are none.
