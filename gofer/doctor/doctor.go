@@ -50,8 +50,9 @@ type Finding struct {
 type Machine struct {
 	// Root is the directory that stands for /, "" for this machine.
 	Root string
-	// RunDir, StateDir and Runsc are absolute paths on the machine.
-	RunDir, StateDir, Runsc string
+	// RunDir, StateDir and Runsc are absolute paths on the machine, as is Library,
+	// where libfsvamount.so should be.
+	RunDir, StateDir, Runsc, Library string
 	// GVisor is the version of gVisor that Runsc should be, "" for any.
 	GVisor string
 	// Version returns the output of a program's --version; nil runs it.
@@ -66,6 +67,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 	return []Finding{
 		m.kernel(),
 		m.privilege(),
+		m.capabilities(),
 		m.fuse(),
 		m.userNamespaces(),
 		m.cgroups(),
@@ -73,6 +75,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 		m.openFiles(),
 		m.runsc(ctx),
 		m.shim(),
+		m.library(),
 		m.docker(),
 		m.containerd(),
 		m.directory("run directory", m.RunDir),
@@ -130,23 +133,55 @@ func (m Machine) kernel() Finding {
 	return f
 }
 
+// status returns the words behind a key of /proc/self/status.
+func (m Machine) status(key string) ([]string, error) {
+	text, err := m.read("proc/self/status")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.Fields(rest), nil
+		}
+	}
+	return nil, fmt.Errorf("/proc/self/status has no %s", key)
+}
+
 func (m Machine) privilege() Finding {
 	const check = "privilege"
-	status, err := m.read("proc/self/status")
-	if err != nil {
+	ids, err := m.status("Uid")
+	switch {
+	case err != nil:
 		return ok(check, "unknown: %v", err).fail("mount /proc")
+	case len(ids) < 2:
+		return ok(check, "unknown").warn("run fsva doctor as root")
+	case ids[1] != "0":
+		return ok(check, "user %s", ids[1]).warn("fsva serve and docker's runtimes need root; run fsva doctor as root, too, to see what they see")
 	}
-	for line := range strings.Lines(status) {
-		fields := strings.Fields(line)
-		if len(fields) < 3 || fields[0] != "Uid:" {
-			continue
-		}
-		if fields[2] == "0" {
-			return ok(check, "root")
-		}
-		return ok(check, "user %s", fields[2]).warn("fsva serve and docker's runtimes need root; run fsva doctor as root, too, to see what they see")
+	return ok(check, "root")
+}
+
+// capabilities looks at what root may lack, as in a container.
+func (m Machine) capabilities() Finding {
+	const check = "capabilities"
+	words, err := m.status("CapEff")
+	if err != nil || len(words) != 1 {
+		return ok(check, "unknown").warn("mount /proc")
 	}
-	return ok(check, "unknown").warn("run fsva doctor as root")
+	have, err := strconv.ParseUint(words[0], 16, 64)
+	if err != nil {
+		return ok(check, "unknown: %v", err).warn("mount /proc")
+	}
+	const how = "give it to fsva, docker and containerd (CapabilityBoundingSet= of a systemd unit, --cap-add of a container around them)"
+	switch {
+	case m.privilege().Level != OK:
+		return ok(check, "not root's")
+	case have&(1<<unix.CAP_SYS_ADMIN) == 0:
+		return ok(check, "no CAP_SYS_ADMIN").fail("namespaces and mounts of FS servers and sandboxes need it: " + how)
+	case have&(1<<unix.CAP_SYS_RESOURCE) == 0:
+		return ok(check, "no CAP_SYS_RESOURCE").warn("without it the limit of open files is what it is (below), and containerd's shim does not start: " + how)
+	}
+	return ok(check, "CAP_SYS_ADMIN, CAP_SYS_RESOURCE")
 }
 
 func (m Machine) fuse() Finding {
@@ -215,12 +250,8 @@ func (m Machine) pressure() Finding {
 	return ok(check, "there")
 }
 
-// fewFiles is a limit of open files with which large volumes are slow, goodFiles
-// what fsva serve asks for.
-const (
-	fewFiles  = 20_000
-	goodFiles = 262_144
-)
+// goodFiles is the limit of open files that fsva serve asks for.
+const goodFiles = 262_144
 
 func (m Machine) openFiles() Finding {
 	const check = "limit of open files"
@@ -236,11 +267,16 @@ func (m Machine) openFiles() Finding {
 		}
 		hard := fields[1]
 		n, err := strconv.Atoi(hard)
-		f := ok(check, "%s", hard)
-		if err == nil && n < fewFiles {
-			return f.warn(fmt.Sprintf("sandboxes and gofers remember few files with it: LimitNOFILE=%d for docker, containerd and fsva (ulimit -Hn)", goodFiles))
+		if err != nil || n >= goodFiles { // "unlimited"
+			return ok(check, "%s", hard)
 		}
-		return f
+		advice := fmt.Sprintf("LimitNOFILE=%d for docker, containerd and fsva (ulimit -Hn)", goodFiles)
+		if m.capabilities().Level == OK && m.privilege().Level == OK {
+			advice = "fsva serve raises its own, but sandboxes have docker's or containerd's, and remember fewer names and files with a low one: " + advice
+		} else {
+			advice = "FS servers hold fewer files open with it, and sandboxes and gofers remember fewer names and files: " + advice
+		}
+		return ok(check, "%s", hard).warn(advice)
 	}
 	return ok(check, "unknown").warn("see ulimit -Hn")
 }
@@ -290,6 +326,14 @@ func (m Machine) shim() Finding {
 		return ok(check, "%v", reason(err)).warn("only containerd and Kubernetes need it: make build")
 	}
 	return ok(check, "%s", path)
+}
+
+func (m Machine) library() Finding {
+	const check = "libfsvamount.so"
+	if _, err := os.Stat(m.path(m.Library)); err != nil {
+		return ok(check, "%v", reason(err)).warn("only FS servers that call mount(2) themselves need it (exfat, fuse-overlayfs, mergerfs, ntfs): make build, with a C compiler")
+	}
+	return ok(check, "%s", m.Library)
 }
 
 func (m Machine) docker() Finding {

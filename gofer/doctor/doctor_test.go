@@ -15,7 +15,7 @@ import (
 // healthy is a machine on which everything is there, by file.
 var healthy = map[string]string{
 	"proc/sys/kernel/osrelease":                       "6.1.0-18-amd64\n",
-	"proc/self/status":                                "Name:\tfsva\nUid:\t0\t0\t0\t0\n",
+	"proc/self/status":                                "Name:\tfsva\nUid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n",
 	"proc/self/limits":                                "Limit                     Soft Limit           Hard Limit           Units     \nMax open files            1024                 1048576              files     \n",
 	"proc/sys/user/max_user_namespaces":               "63000\n",
 	"proc/pressure/memory":                            "some avg10=0.00\n",
@@ -26,6 +26,7 @@ var healthy = map[string]string{
 	"usr/bin/containerd":                              "",
 	"usr/local/lib/fsva/bin/runsc":                    "",
 	"usr/local/lib/fsva/bin/containerd-shim-runsc-v1": "",
+	"usr/local/lib/fsva/bin/libfsvamount.so":          "",
 	"etc/docker/daemon.json":                          `{"runtimes": {"runsc": {"path": "/usr/local/lib/fsva/bin/runsc"}}}`,
 	"etc/containerd/runsc.toml":                       "binary_name = \"/usr/local/lib/fsva/bin/runsc\"\n",
 	"etc/containerd/config.toml":                      "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.gvisor]\nruntime_type = 'io.containerd.runsc.v1'\noptions = {TypeUrl = 'io.containerd.runsc.v1.options', ConfigPath = '/etc/containerd/runsc.toml'}\n",
@@ -61,6 +62,7 @@ func fake(t *testing.T, changes map[string]*string) Machine {
 	}
 	return Machine{
 		Root: root, RunDir: "/run/fsva", StateDir: "/var/lib/fsva", Runsc: "/usr/local/lib/fsva/bin/runsc",
+		Library: "/usr/local/lib/fsva/bin/libfsvamount.so",
 		GVisor:  "v0.0.0-20260905035102-160fafc42237",
 		Version: func(context.Context, string) (string, error) { return fakeVersion, nil },
 	}
@@ -95,7 +97,15 @@ func TestFindings(t *testing.T) {
 		{"older kernel", map[string]*string{"proc/sys/kernel/osrelease": text("4.19.0")}, nil, "kernel", Fail, "5.12 or later"},
 		{"odd kernel", map[string]*string{"proc/sys/kernel/osrelease": text("next")}, nil, "kernel", Warn, "next"},
 		{"no proc", map[string]*string{"proc/sys/kernel/osrelease": nil}, nil, "kernel", Fail, "mount /proc"},
-		{"user", map[string]*string{"proc/self/status": text("Uid:\t1000\t1000\t1000\t1000\n")}, nil, "privilege", Warn, "user 1000"},
+		{"user", map[string]*string{"proc/self/status": text("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n")}, nil, "privilege", Warn, "user 1000"},
+		{"user's capabilities", map[string]*string{"proc/self/status": text("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n")}, nil, "capabilities", OK, "not root's"},
+		{"root of a container", map[string]*string{"proc/self/status": text("Uid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n")}, nil, "capabilities", Fail, "--cap-add"},
+		{"no CAP_SYS_RESOURCE", map[string]*string{"proc/self/status": text("Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n")}, nil, "capabilities", Warn, "no CAP_SYS_RESOURCE"},
+		{"no capabilities known", map[string]*string{"proc/self/status": text("Uid:\t0\t0\t0\t0\n")}, nil, "capabilities", Warn, "unknown"},
+		{"few files without CAP_SYS_RESOURCE", map[string]*string{
+			"proc/self/status": text("Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n"),
+			"proc/self/limits": text("Max open files            1024                 20000                files\n"),
+		}, nil, "limit of open files", Warn, "FS servers hold fewer files open"},
 		{"no fuse", map[string]*string{"dev/fuse": nil}, nil, "/dev/fuse", Warn, "modprobe fuse"},
 		{"no user namespaces", map[string]*string{"proc/sys/user/max_user_namespaces": nil}, nil, "user namespaces", Fail, "CONFIG_USER_NS"},
 		{"user namespaces off", map[string]*string{"proc/sys/user/max_user_namespaces": text("0\n")}, nil, "user namespaces", Fail, "sysctl"},
@@ -104,7 +114,7 @@ func TestFindings(t *testing.T) {
 		{"cgroups version 1", map[string]*string{"sys/fs/cgroup/cgroup.controllers": nil, "sys/fs/cgroup/cpu/x": text(""), "sys/fs/cgroup/memory/x": text(""), "sys/fs/cgroup/pids/x": text("")}, nil,
 			"cgroups", OK, "version 1"},
 		{"no PSI", map[string]*string{"proc/pressure/memory": nil}, nil, "memory pressure (PSI)", Warn, "psi=1"},
-		{"few files", map[string]*string{"proc/self/limits": text("Max open files            1024                 4096                 files\n")}, nil, "limit of open files", Warn, "LimitNOFILE=262144"},
+		{"few files", map[string]*string{"proc/self/limits": text("Max open files            1024                 4096                 files\n")}, nil, "limit of open files", Warn, "fsva serve raises its own, but"},
 		{"any number of files", map[string]*string{"proc/self/limits": text("Max open files            1024                 unlimited            files\n")}, nil, "limit of open files", OK, "unlimited"},
 		{"no runsc", map[string]*string{"usr/local/lib/fsva/bin/runsc": nil}, nil, "runsc", Fail, "make build"},
 		{"runsc not found", nil, func(m *Machine) { m.Runsc = "" }, "runsc", Fail, "FSVA_RUNSC"},
@@ -116,6 +126,7 @@ func TestFindings(t *testing.T) {
 		{"stock runsc", nil, says("runsc version release-20260101.0\n"), "runsc", Warn, "cannot mount volumes"},
 		{"runsc of another build", nil, says("runsc version 0.0.0-20250101000000-000000000000+fsva\n"), "runsc", Warn, "one build"},
 		{"no shim", map[string]*string{"usr/local/lib/fsva/bin/containerd-shim-runsc-v1": nil}, nil, "containerd's shim", Warn, "make build"},
+		{"no library", map[string]*string{"usr/local/lib/fsva/bin/libfsvamount.so": nil}, nil, "libfsvamount.so", Warn, "ntfs"},
 		{"docker not registered", map[string]*string{"etc/docker/daemon.json": text("{}")}, nil, "docker", Warn, "fsva install docker"},
 		{"docker has another runsc", map[string]*string{"etc/docker/daemon.json": text(`{"runtimes": {"runsc": {"path": "/usr/bin/runsc"}}}`)}, nil, "docker", Warn, "fsva install docker"},
 		{"docker's file is wrong", map[string]*string{"etc/docker/daemon.json": text("{\n,}")}, nil, "docker", Fail, "daemon.json: line 2"},
