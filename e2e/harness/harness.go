@@ -113,6 +113,7 @@ var commands = map[string]string{
 	"containerd-shim-runsc-v1": "./sentryglue/cmd/containerd-shim-runsc-v1",
 	"fscheck":                  "./gofer/conformance/fscheck",
 	"posix.test":               "./gofer/conformance/posix",
+	"cgroup.test":              "./gofer/cgroup",
 	"faulty":                   "./e2e/faulty",
 	"checker":                  "./e2e/checker",
 	"guest-init":               "./e2e/guest/cmd/init",
@@ -150,7 +151,7 @@ func (e *Env) findOrBuild(name string) (string, error) {
 	if !ok {
 		return "", errors.New("unknown")
 	}
-	isTool := strings.Contains(pkg, "/conformance/") || strings.HasPrefix(pkg, "./e2e/")
+	isTool := strings.Contains(pkg, "/conformance/") || strings.HasPrefix(pkg, "./e2e/") || strings.HasSuffix(name, ".test")
 	if !isTool {
 		dir, given := os.LookupEnv("FSVA_BIN_DIR")
 		if !given {

@@ -187,24 +187,44 @@ func TestEnterErrors(t *testing.T) {
 	}
 }
 
-// TestKernel makes a group on this machine, if it lets us.
+// TestKernel makes a group with all limits on this machine, if it lets us. The end-to-end tests run it on version 2.
 func TestKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
 	name := "test-" + strconv.Itoa(os.Getpid())
-	g, err := Enter(name, Limits{Pids: 1000})
+	g, err := Enter(name, all)
 	if errors.Is(err, unix.EROFS) || err != nil && strings.Contains(err.Error(), "no such cgroup controller") {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	limits := 0
 	for _, dir := range g.Dirs() {
 		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if err != nil || !strings.Contains("\n"+string(data), "\n"+strconv.Itoa(os.Getpid())+"\n") {
 			t.Errorf("%s: %q, %v", dir, data, err)
 		}
+		for _, s := range all.settings() {
+			for file, want := range map[string]string{s.v1File: s.v1, s.v2File: s.v2} {
+				data, err := os.ReadFile(filepath.Join(dir, file))
+				if errors.Is(err, os.ErrNotExist) {
+					continue
+				}
+				if err != nil || string(data) != want+"\n" {
+					t.Errorf("%s in %s: %q, %v; want %q", file, dir, data, err, want)
+				}
+				limits++
+			}
+		}
+	}
+	if limits != 3 {
+		t.Errorf("%d limits in %v", limits, g.Dirs())
 	}
 	dirs := g.Dirs()
 	if err := g.Leave(); err != nil {
@@ -214,6 +234,9 @@ func TestKernel(t *testing.T) {
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left", dir)
 		}
+	}
+	if now, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(now) != string(own) {
+		t.Errorf("left, the process is in %q, %v; it was in %q", now, err, own)
 	}
 }
 
