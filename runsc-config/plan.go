@@ -16,6 +16,8 @@ import (
 
 	"github.com/pmezard/go-difflib/difflib"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/atomicfile"
 )
 
 // Plan is a set of changes that has not been made yet.
@@ -45,10 +47,10 @@ type Change struct {
 	// is none.
 	Backup string
 
-	file     string // Path on disk, links resolved
-	mode     fs.FileMode
-	uid, gid int
-	ours     bool // nobody but us has written Before: no backup
+	file  string // Path on disk, links resolved
+	mode  uint32
+	owner *atomicfile.Owner // nil for a new file
+	ours  bool              // nobody but us has written Before: no backup
 }
 
 // Diff writes the changes in unified form.
@@ -124,7 +126,7 @@ func readChange(prefix, path string) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Change{Path: path, file: file, mode: 0o644, uid: -1, gid: -1}
+	c := &Change{Path: path, file: file, mode: 0o644}
 	var st unix.Stat_t
 	if err := unix.Stat(file, &st); errors.Is(err, unix.ENOENT) {
 		return c, nil
@@ -134,7 +136,7 @@ func readChange(prefix, path string) (*Change, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("%s is not a regular file", file)
 	}
-	c.mode, c.uid, c.gid = fs.FileMode(st.Mode&0o777), int(st.Uid), int(st.Gid)
+	c.mode, c.owner = st.Mode&0o777, &atomicfile.Owner{UID: int(st.Uid), GID: int(st.Gid)}
 	if c.Before, err = os.ReadFile(file); err != nil {
 		return nil, err
 	}
@@ -187,35 +189,15 @@ func (c *Change) set(content []byte) error {
 		}
 		return err
 	}
-	dir := filepath.Dir(c.file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.file), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(c.file)+".")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := errors.Join(c.fill(f, content), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", c.file, err)
-	}
-	return os.Rename(f.Name(), c.file)
+	return c.write(c.file, content)
 }
 
-// fill writes content and what else the file had.
-func (c *Change) fill(f *os.File, content []byte) error {
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if c.uid >= 0 && (c.uid != os.Geteuid() || c.gid != os.Getegid()) {
-		if err := f.Chown(c.uid, c.gid); err != nil {
-			return err
-		}
-	}
-	if err := f.Chmod(c.mode); err != nil {
-		return err
-	}
-	return f.Sync()
+// write makes a file with the file's owner and mode.
+func (c *Change) write(name string, content []byte) error {
+	return atomicfile.Write(name, content, atomicfile.Options{Mode: c.mode, Owner: c.owner, Durable: true})
 }
 
 // maxBackups bounds how many backups a file may have.
@@ -240,8 +222,12 @@ func (c *Change) backUp() error {
 		if err != nil {
 			return fmt.Errorf("keep a backup: %w", err)
 		}
-		if err := errors.Join(c.fill(f, c.Before), f.Close()); err != nil {
-			return errors.Join(fmt.Errorf("keep a backup in %s: %w", name, err), os.Remove(name))
+		err = f.Close() // the name is ours now
+		if err == nil {
+			err = c.write(name, c.Before)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("keep a backup: %w", err), os.Remove(name))
 		}
 		c.Backup = name
 		return nil

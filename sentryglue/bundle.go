@@ -13,6 +13,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/atomicfile"
 )
 
 // bundleConfig is a bundle's config.json. All but the annotations and the sources of
@@ -123,23 +125,7 @@ func (c *bundleConfig) write() error {
 	if err := unix.Stat(c.path, &st); err != nil {
 		return fmt.Errorf("stat %s: %w", c.path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(c.path), ".config.json.")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil && (int(st.Uid) != unix.Geteuid() || int(st.Gid) != unix.Getegid()) {
-		err = f.Chown(int(st.Uid), int(st.Gid))
-	}
-	if err == nil {
-		err = unix.Fchmod(int(f.Fd()), st.Mode&0o7777)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", f.Name(), err)
-	}
-	return os.Rename(f.Name(), c.path)
+	return atomicfile.Write(c.path, data, atomicfile.Options{
+		Mode: st.Mode & 0o7777, Owner: &atomicfile.Owner{UID: int(st.Uid), GID: int(st.Gid)},
+	})
 }

@@ -14,6 +14,8 @@ import (
 	"regexp"
 
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/atomicfile"
 )
 
 // infoType marks volume.json as ours: other programs may well keep a file of
@@ -169,20 +171,5 @@ func WriteInfo(dir string, i Info) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+InfoName+".")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), filepath.Join(dir, InfoName))
+	return atomicfile.Write(filepath.Join(dir, InfoName), append(data, '\n'), atomicfile.Options{Mode: 0o644})
 }

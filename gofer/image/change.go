@@ -11,6 +11,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"fsva/gofer/atomicfile"
 )
 
 // flock opens path and locks it with how. The lock goes with the file.
@@ -198,14 +200,11 @@ func (c *change) commit(chain v1.Hash, edit func(*v1.IndexManifest) error) error
 		}
 	}
 	for _, dir := range []string{"blobs/sha256", "roots"} {
-		if err := syncDir(c.s.at(dir)); err != nil {
+		if err := atomicfile.SyncDir(c.s.at(dir)); err != nil {
 			return err
 		}
 	}
 	if err := c.s.writeIndex(index); err != nil {
-		return err
-	}
-	if err := syncDir(c.s.dir); err != nil {
 		return err
 	}
 	return c.collect(index)
@@ -272,15 +271,6 @@ func (c *change) collect(index *v1.IndexManifest) error {
 		}
 	}
 	return nil
-}
-
-// syncDir brings the names in a directory to the disk.
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // Remove forgets an image and removes what no other needs. An image that a volume runs in is not removed. The error is a

@@ -16,6 +16,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"fsva/gofer/atomicfile"
 )
 
 // refName is the annotation by which an OCI layout names its images.
@@ -45,10 +47,14 @@ func (s *Store) writeIndex(index *v1.IndexManifest) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(s.at("oci-layout"), []byte(ociLayout)); err != nil {
+	if err := atomicfile.Sweep(s.dir); err != nil {
 		return err
 	}
-	return writeFile(s.at("index.json"), data)
+	o := atomicfile.Options{Mode: 0o600, Durable: true}
+	if err := atomicfile.Write(s.at("oci-layout"), []byte(ociLayout), o); err != nil {
+		return err
+	}
+	return atomicfile.Write(s.at("index.json"), data, o)
 }
 
 // find returns an image's place in the index, or -1.
@@ -220,21 +226,4 @@ func readFile(path string) ([]byte, error) {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxJSON)
 	}
 	return data, err
-}
-
-// writeFile replaces a file with one that is on the disk.
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		os.Remove(path + ".new")
-	}
-	return err
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fsva/gofer/atomicfile"
 	"fsva/gofer/attach"
 	"fsva/gofer/supervisor"
 )
@@ -118,7 +119,7 @@ func (s *Store) Create(d Definition) (Definition, error) {
 		err = s.makeMountDir(d.info(plan))
 	}
 	if err == nil {
-		err = writeFile(s.path(d.Name), data)
+		err = atomicfile.Write(s.path(d.Name), data, atomicfile.Options{Mode: 0o600, Durable: true})
 	}
 	if err != nil {
 		return Definition{}, errors.Join(fmt.Errorf("volume %q: %w", d.Name, err), s.clear(d.Name))
@@ -134,34 +135,6 @@ func (s *Store) makeMountDir(info attach.Info) error {
 		return err
 	}
 	return attach.WriteInfo(dir, info)
-}
-
-// writeFile makes a file of mode 0600 appear complete and durable.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // Get returns the definition of a volume. The error wraps ErrNotDefined if there is
@@ -283,6 +256,11 @@ func (s *Store) Remove(name string) (kept []string, err error) {
 // what it knows, and directories only when they are empty.
 func (s *Store) clear(name string) error {
 	var errs []error
+	for _, dir := range []string{s.dir(name), s.MountDir(name)} {
+		if err := atomicfile.Sweep(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			errs = append(errs, err)
+		}
+	}
 	for _, path := range []string{
 		s.LogPath(name), s.LogPath(name) + ".1", filepath.Join(s.MountDir(name), attach.InfoName),
 		s.MountDir(name), s.dir(name),

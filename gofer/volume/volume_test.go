@@ -63,6 +63,10 @@ func TestStore(t *testing.T) {
 	if got, err := s.List(); err != nil || cmp.Diff(got, []Definition{want}) != "" {
 		t.Errorf("List: %v %v", got, err)
 	}
+	// What a process that was killed has left goes.
+	if err := os.WriteFile(filepath.Join(state, "volumes/v/.definition.json.fsva-new-1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	kept, err := s.Remove("v")
 	if err != nil || cmp.Diff(kept, []string{filepath.Join(state, "volumes/v/data")}) != "" {
 		t.Errorf("Remove: %v, %v", kept, err)

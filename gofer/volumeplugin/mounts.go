@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"fsva/gofer/atomicfile"
 	"fsva/gofer/supervisor"
 )
 
@@ -104,7 +105,7 @@ func (t records) load(name string) (record, error) {
 }
 
 // save replaces a volume's record; one with nothing in it goes.
-func (t records) save(name string, r record) (err error) {
+func (t records) save(name string, r record) error {
 	if !r.used() {
 		if err := os.Remove(t.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -115,23 +116,13 @@ func (t records) save(name string, r record) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(t.dir, ".record-")
-	if err != nil {
+	if err := atomicfile.Write(t.path(name), b, atomicfile.Options{Mode: 0o600}); err != nil {
 		return fmt.Errorf("note who has volume %q mounted: %w", name, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("note who has volume %q mounted: %w", name, err), os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), t.path(name))
+	return nil
 }
 
-// names lists the volumes that have a record, and removes what an interrupted save left.
+// names lists the volumes that have a record.
 func (t records) names() ([]string, error) {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {
@@ -141,10 +132,6 @@ func (t records) names() ([]string, error) {
 	for _, e := range entries {
 		if name, ok := strings.CutSuffix(e.Name(), recordSuffix); ok {
 			names = append(names, name)
-		} else if strings.HasPrefix(e.Name(), ".record-") {
-			if err := os.Remove(filepath.Join(t.dir, e.Name())); err != nil {
-				return nil, err
-			}
 		}
 	}
 	return names, nil

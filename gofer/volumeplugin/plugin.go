@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"fsva/gofer/atomicfile"
 	"fsva/gofer/supervisor"
 	"fsva/gofer/volume"
 )
@@ -112,6 +113,10 @@ func (p *Plugin) mountpoint(d volume.Definition) string {
 
 // settle stops what was started for mounts that never came about.
 func (p *Plugin) settle(ctx context.Context) error {
+	// What a plugin that was killed has left: nobody saves a record yet.
+	if err := atomicfile.Sweep(p.mounts.dir); err != nil {
+		return err
+	}
 	names, err := p.mounts.names()
 	if err != nil {
 		return err

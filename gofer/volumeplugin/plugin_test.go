@@ -450,6 +450,10 @@ func TestKilledWhileStarting(t *testing.T) {
 	c.mem("w")
 	stop()
 	for _, name := range []string{"v", "w"} {
+		unfinished := filepath.Join(run, "plugin", "mounts", "."+name+".json.fsva-new-1")
+		if err := os.WriteFile(unfinished, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if err := (records{filepath.Join(run, "plugin", "mounts")}).save(name, record{Version: recordVersion, Owned: true}); err != nil {
 			t.Fatal(err)
 		}
