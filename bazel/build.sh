@@ -20,11 +20,12 @@ export TMPDIR=$work/tmp
 xargs -d '\n' cp -L --parents -t "$work/module" <"$manifest"
 cd "$work/module"
 
-# As in the Makefile: the version that a checkpoint must match to be restored.
+# As in the Makefile: the version that a checkpoint must match to be restored, also
+# that of the shim.
 version=$(sed -n 's/^\tgvisor.dev\/gvisor v//p' go.mod)
 case $kind in
 library) command=(build) ;;
-binary) command=(build -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$version+fsva") ;;
+binary) command=(build -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$version+fsva -X github.com/containerd/containerd/v2/version.Version=$version+fsva") ;;
 test) command=(test -c -ldflags "-s -w") ;;
 esac
 status=0
