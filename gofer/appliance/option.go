@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"fsva/gofer/bytesize"
+	"fsva/gofer/listen"
 )
 
 // scalar checks a value against the option's type and returns it in the form that goes into arguments. For a path
@@ -138,8 +139,11 @@ func (o *OptionSpec) bind(value, path string, p *Plan) (string, error) {
 		return "", fmt.Errorf("%s is a %s, not a directory", value, kindOf(info))
 	case o.Type != TypeDir && !info.Mode().IsRegular():
 		return "", fmt.Errorf("%s is a %s, not a file", value, kindOf(info))
-	case o.Type == TypeSecretFile && info.Mode().Perm()&0o007 != 0:
-		return "", fmt.Errorf("%s holds a secret but everybody may use it (mode %04o): chmod o= %s", value, info.Mode().Perm(), value)
+	}
+	if o.Type == TypeSecretFile {
+		if err := listen.CheckSecretFile(value, info); err != nil {
+			return "", err
+		}
 	}
 	p.bind(host, path, !o.Writable && (!o.Source || p.ReadOnly))
 	if o.Type != TypeDir {

@@ -7,10 +7,19 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"fsva/gofer/fusestream"
 )
+
+// CheckSecretFile returns an error if everybody may use a file that holds a secret. It names the file, and says what to do.
+func CheckSecretFile(path string, info fs.FileInfo) error {
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return fmt.Errorf("%s holds a secret but everybody may use it (mode %04o): chmod o= %s", path, mode, path)
+	}
+	return nil
+}
 
 // ReadSecret reads what both ends of a connection have to know from a file, without the end of its line. A file that
 // everybody may use, an empty one and one with more than fusestream.MaxSecret bytes are errors, which have nothing of
@@ -25,8 +34,8 @@ func ReadSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o007 != 0 {
-		return nil, fmt.Errorf("%s holds a secret but everybody may use it (mode %04o): chmod o= %s", path, info.Mode().Perm(), path)
+	if err := CheckSecretFile(path, info); err != nil {
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(f, fusestream.MaxSecret+2))
 	if err != nil {
