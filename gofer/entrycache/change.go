@@ -36,14 +36,19 @@ func (f *FS) change(do func() fuse.Status, after func(fuse.Status, []*node) fuse
 
 // created keeps the entry a creation returns, which must not have been sent yet.
 // nodes[0] is the directory.
-func (f *FS) created(name string, out *fuse.EntryOut) func(fuse.Status, []*node) fuse.Status {
+func (f *FS) created(dir uint64, name string, out *fuse.EntryOut) func(fuse.Status, []*node) fuse.Status {
 	f.mu.Lock()
 	sent := f.table.changes
+	absent := f.table.absent(f.table.nodes[dir], name, time.Time{})
+	f.table.naming(f.table.nodes[dir], name)
 	f.mu.Unlock()
 	return func(status fuse.Status, nodes []*node) fuse.Status {
 		if !status.Ok() {
 			// EEXIST, say, contradicts a negative entry.
 			f.table.drop(nodes[0], name)
+			if status == fuse.Status(syscall.EEXIST) && absent {
+				f.table.unmake(nodes[0])
+			}
 			return status
 		}
 		m := f.table.markOf(nodes[0])
@@ -59,30 +64,41 @@ func (f *FS) created(name string, out *fuse.EntryOut) func(fuse.Status, []*node)
 // Mknod implements fuse.RawFileSystem.
 func (f *FS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	return f.change(func() fuse.Status { return f.RawFileSystem.Mknod(cancel, in, name, out) },
-		f.created(name, out), in.NodeId)
+		f.created(in.NodeId, name, out), in.NodeId)
 }
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	f.mu.Lock()
+	sent := mark{all: f.table.changes}
+	f.mu.Unlock()
+	keep := f.created(in.NodeId, name, out)
 	return f.change(func() fuse.Status { return f.RawFileSystem.Mkdir(cancel, in, name, out) },
-		f.created(name, out), in.NodeId)
+		func(status fuse.Status, nodes []*node) fuse.Status {
+			status = keep(status, nodes)
+			// If somebody has found it meanwhile there may be names in it already.
+			if n := f.table.nodes[out.NodeId]; f.opts.Exclusive && status.Ok() && n != nil && sent.unchangedAttr(n) {
+				f.table.justMade(n)
+			}
+			return status
+		}, in.NodeId)
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(cancel <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	return f.change(func() fuse.Status { return f.RawFileSystem.Symlink(cancel, header, target, name, out) },
-		f.created(name, out), header.NodeId)
+		f.created(header.NodeId, name, out), header.NodeId)
 }
 
 // Link implements fuse.RawFileSystem.
 func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	return f.change(func() fuse.Status { return f.RawFileSystem.Link(cancel, in, name, out) },
-		f.created(name, out), in.NodeId, in.Oldnodeid)
+		f.created(in.NodeId, name, out), in.NodeId, in.Oldnodeid)
 }
 
 // Create implements fuse.RawFileSystem.
 func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	keep := f.created(name, &out.EntryOut)
+	keep := f.created(in.NodeId, name, &out.EntryOut)
 	status := f.change(func() fuse.Status { return f.RawFileSystem.Create(cancel, in, name, out) },
 		func(status fuse.Status, nodes []*node) fuse.Status {
 			created := status.Ok()
@@ -147,10 +163,19 @@ func (f *FS) dropChanged(dir *node, name string) {
 // afterwards: with RENAME_EXCHANGE they are swapped, and a server is free to
 // give the file another node.
 func (f *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	f.mu.Lock()
+	f.table.naming(f.table.nodes[in.Newdir], newName)
+	e := f.table.entryOf(f.table.nodes[in.NodeId], oldName)
+	// A directory may be moved, perhaps into the place and the node of another.
+	moves := in.Flags != 0 || e == nil || e.child == nil || e.child.typ == syscall.S_IFDIR
+	f.mu.Unlock()
 	return f.change(func() fuse.Status { return f.RawFileSystem.Rename(cancel, in, oldName, newName) },
 		func(status fuse.Status, nodes []*node) fuse.Status {
 			f.dropChanged(nodes[0], oldName)
 			f.dropChanged(nodes[1], newName)
+			if moves {
+				f.table.evictMade(0)
+			}
 			return status
 		}, in.NodeId, in.Newdir)
 }

@@ -16,7 +16,8 @@
 // The rules are those of the Linux FUSE client (fs/fuse/dir.c): a reply is valid
 // for its entry_valid and attr_valid times, a change made through this FS
 // invalidates what it may have changed, and a reply that was under way while a
-// change was made is used but not kept.
+// change was made is used but not kept. Beyond these, where nobody else changes
+// directories, the names of one that was made through this FS are known (absent.go).
 //
 // Lookup counts: the FS owes the server one FORGET for each entry the server
 // returned (node.owed), and is owed one by its caller for each entry it passed
@@ -55,6 +56,9 @@ type Options struct {
 	// notifications: listings are kept whatever OPENDIR's flags are, and a directory
 	// whose listing is known is opened without asking.
 	Unchanging bool
+	// Exclusive says that nobody else than the callers of this FS puts names into
+	// directories: one that was made through it has those that were put there since.
+	Exclusive bool
 	// CacheSymlinks says that the server agreed to FUSE_CACHE_SYMLINKS.
 	CacheSymlinks bool
 	// ListsXattrs says that LISTXATTR names every extended attribute that

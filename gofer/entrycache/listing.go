@@ -297,7 +297,11 @@ func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntr
 	}
 	start, room := room(in, list)
 	status := f.RawFileSystem.ReadDir(cancel, &request, list)
-	if !status.Ok() || r.n == nil {
+	f.mu.Lock()
+	n := f.table.nodes[in.NodeId]
+	judge := n != nil && n.made != nil
+	f.mu.Unlock()
+	if !status.Ok() || r.n == nil && !judge {
 		return status
 	}
 	entries, err := fuse.ParseDirEntries(list.Bytes()[start:])
@@ -305,8 +309,11 @@ func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntr
 		return fuse.EIO // the file system below wrote a list that go-fuse cannot read
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range entries {
+		f.table.met(f.table.nodes[in.NodeId], e.Name)
+	}
 	f.keepListing(r, in, entries, room)
-	f.mu.Unlock()
 	return status
 }
 

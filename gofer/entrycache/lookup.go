@@ -31,6 +31,11 @@ func (f *FS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, 
 			return fuse.OK
 		}
 	}
+	if f.table.absent(dir, name, now) {
+		f.mu.Unlock()
+		f.entryHits.Add(1)
+		return fuse.ENOENT
+	}
 	before := f.table.markOf(dir)
 	f.mu.Unlock()
 	f.entryMisses.Add(1)
@@ -84,10 +89,12 @@ func (f *FS) learn(before mark, name string, out *fuse.EntryOut, given bool) boo
 		t.nodes[n.id] = n
 	}
 	n.owed++
+	t.met(before.n, name)
 	same := n.typ == out.Attr.Mode&syscall.S_IFMT
 	if !same && n.given == 0 {
 		n.typ, same = out.Attr.Mode&syscall.S_IFMT, true
 		n.invalidate()
+		t.unmake(n)
 	}
 	if given {
 		n.given++
@@ -100,6 +107,7 @@ func (f *FS) learn(before mark, name string, out *fuse.EntryOut, given bool) boo
 	if n.generation != out.Generation {
 		n.generation = out.Generation
 		n.invalidate()
+		t.unmake(n)
 	}
 	if before.unchangedAttr(n) {
 		if d := validity(out.AttrValid, out.AttrValidNsec); d > 0 {

@@ -16,6 +16,7 @@ func (f *FS) InvalInode(nodeID uint64, off, length int64) {
 	f.invalidations.Add(1)
 	if n := f.table.nodes[nodeID]; n != nil {
 		f.table.touch(n)
+		f.table.unmake(n)
 	}
 }
 
@@ -27,6 +28,7 @@ func (f *FS) InvalEntry(parent uint64, name string, expireOnly bool) {
 	f.invalidations.Add(1)
 	if dir := f.table.nodes[parent]; dir != nil {
 		f.table.touch(dir)
+		f.table.unmake(dir)
 		f.table.drop(dir, name)
 	}
 }
@@ -42,6 +44,7 @@ func (f *FS) Delete(parent, child uint64, name string) {
 		return
 	}
 	f.table.touch(dir)
+	f.table.unmake(dir)
 	if e := f.table.entryOf(dir, name); e != nil && (e.child == nil || e.child.id == child) {
 		f.dropChanged(dir, name)
 	}
@@ -56,6 +59,7 @@ func (f *FS) IncEpoch() {
 		f.table.touch(n)
 	}
 	f.table.evict(0)
+	f.table.evictMade(0)
 }
 
 // Store accepts file data that the server offers for caching and drops it: no

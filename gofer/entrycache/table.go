@@ -5,6 +5,7 @@ package entrycache
 
 import (
 	"container/list"
+	"hash/maphash"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -36,6 +37,7 @@ type node struct {
 	handles  map[uint64]handles // open files of a directory, by number
 
 	children map[string]*list.Element // of *entry, by name
+	made     *made                    // of a directory; nil: it may have any names
 }
 
 // entry is a name in a directory.
@@ -56,11 +58,13 @@ type table struct {
 	left    uint64 // the last change of a node that has left the table
 
 	listings listings
+	madeDirs madeDirs
 }
 
 func (t *table) init() {
 	t.nodes = make(map[uint64]*node)
 	t.lru = list.New()
+	t.madeDirs.seed = maphash.MakeSeed()
 	// The root is held for ever: nobody looks it up, nobody forgets it.
 	t.nodes[fuse.FUSE_ROOT_ID] = &node{id: fuse.FUSE_ROOT_ID, typ: fuse.S_IFDIR, given: 1}
 }
@@ -105,6 +109,7 @@ func (t *table) release(n *node) {
 		delete(t.nodes, n.id)
 		t.left = max(t.left, n.changes)
 		n.listing.remove()
+		t.unmake(n)
 		if n.owed > 0 {
 			t.gone = append(t.gone, struct{ nodeID, n uint64 }{n.id, n.owed})
 		}

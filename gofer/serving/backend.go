@@ -167,6 +167,7 @@ func open(cfg goferproto.Config, told subscriber, log *slog.Logger) (backend, er
 	entries := entrycache.New(below, entrycache.Options{
 		ReadOnly:      cfg.Volume.ReadOnly,
 		Unchanging:    unchanging(cfg),
+		Exclusive:     cfg.Volume.Coherence == attach.Exclusive,
 		CacheSymlinks: channel.Has(fuse.CAP_CACHE_SYMLINKS),
 		AutoInvalData: channel.Has(fuse.CAP_AUTO_INVAL_DATA),
 		ListsXattrs:   listsXattrs,
