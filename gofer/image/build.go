@@ -139,7 +139,7 @@ func (c *change) debootstrap(ctx context.Context, r Recipe, progress Progress) (
 	if err := cmd.Start(); err != nil {
 		return "", nil, fmt.Errorf("mmdebstrap: %w", err)
 	}
-	said := readOutput(out, progress)
+	said, full := readOutput(out, progress, func() bool { return noRoomIn(work) })
 	err = cmd.Wait()
 	if kill := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); kill != nil && !errors.Is(kill, unix.ESRCH) {
 		return "", nil, kill
@@ -148,6 +148,9 @@ func (c *change) debootstrap(ctx context.Context, r Recipe, progress Progress) (
 		return "", nil, ctx.Err()
 	}
 	if err != nil {
+		if full {
+			return "", nil, unix.ENOSPC
+		}
 		return "", nil, buildError(r, said, err)
 	}
 	data, err := readFile(list)
@@ -171,9 +174,9 @@ func proxies() []string {
 // maxSaid bounds the lines of mmdebstrap that are kept for a message.
 const maxSaid = 1000
 
-// readOutput reads what mmdebstrap says to its end, and returns the lines that may tell why it failed.
-func readOutput(r io.Reader, progress Progress) []string {
-	var said []string
+// readOutput reads what mmdebstrap says to its end, and returns the lines that may tell why it failed, and whether
+// isFull said yes at one of them: there may be room again when mmdebstrap has ended.
+func readOutput(r io.Reader, progress Progress, isFull func() bool) (said []string, full bool) {
 	in := bufio.NewReader(r)
 	for {
 		line, err := in.ReadString('\n')
@@ -185,18 +188,32 @@ func readOutput(r io.Reader, progress Progress) []string {
 		}
 		if len(said) < maxSaid && line != "" && !strings.HasPrefix(line, "I: ") {
 			said = append(said, clip(line))
+			full = full || isFull()
 		}
 		if err != nil {
-			return said
+			return said, full
 		}
 	}
+}
+
+// littleRoom is what may be left of a full disk, in bytes: less than anything that is written.
+const littleRoom = 64 << 10
+
+// noRoomIn reports whether the disk with a directory is full. Of the programs that mmdebstrap runs each has words of its
+// own for that, and some have none.
+func noRoomIn(dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false // which is not why
+	}
+	return st.Bavail*uint64(st.Bsize) < littleRoom || st.Files > 0 && st.Ffree == 0
 }
 
 var (
 	noPackage = regexp.MustCompile(`^E: (?:Unable to locate package (\S+)|Package '?([^ ']+)'? has no installation candidate)`)
 	noSuite   = regexp.MustCompile(`^E: The repository '([^']*)' does not have a Release file`)
 	noFetch   = regexp.MustCompile(`^E: Failed to fetch (\S+) +(.*)`)
-	noRoom    = regexp.MustCompile(`(?i)no space left on device`)
+	noRoom    = regexp.MustCompile(`(?i)no space left on device|you don't have enough free space`)
 )
 
 // buildError says in one line why mmdebstrap failed.

@@ -7,10 +7,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestBuildError(t *testing.T) {
@@ -20,18 +24,62 @@ func TestBuildError(t *testing.T) {
 		{"E: Package 'nosuch' has no installation candidate", `Debian bookworm has no package "nosuch"`},
 		{"E: The repository 'http://deb.debian.org/debian bookwurm Release' does not have a Release file.", `there is no Debian release "bookworm" (http://deb.debian.org/debian bookwurm Release)`},
 		{"E: Failed to fetch http://d/InRelease  Could not connect to 127.0.0.1:9 (127.0.0.1).\nE: Some", "cannot fetch http://d/InRelease: Could not connect to 127.0.0.1:9 (127.0.0.1)."},
-		{"E: You don't have enough free space\ntar: write: No space left on device", "no space left on device"},
+		{"E: Sub-process failed\ntar: write: No space left on device", "no space left on device"},
+		{"E: You don't have enough free space in /var/cache/apt/archives/.", "no space left on device"},
 		{"W: a warning\nE: something else", "mmdebstrap: something else"},
 		{"W: a warning", "mmdebstrap: exit"},
 	} {
 		var steps []string
-		said := readOutput(strings.NewReader("I: running apt-get update...\n"+tc.said), func(s string) { steps = append(steps, s) })
+		said, full := readOutput(strings.NewReader("I: running apt-get update...\n"+tc.said), func(s string) { steps = append(steps, s) }, func() bool { return false })
+		if full {
+			t.Errorf("%q: the disk is full", tc.said)
+		}
 		if got := buildError(r, said, errors.New("exit")).Error(); got != tc.want {
 			t.Errorf("\ngot  %s\nwant %s", got, tc.want)
 		}
 		if !slices.Equal(steps, []string{"reading package lists"}) {
 			t.Errorf("steps: %q", steps)
 		}
+	}
+}
+
+// TestOutputOfFullDisk: the disk is looked at when something is said to be wrong, and not later.
+func TestOutputOfFullDisk(t *testing.T) {
+	looks := 0
+	_, full := readOutput(strings.NewReader("I: fine\nE: odd\nE: odder\nI: cleaning\n"), quiet, func() bool { looks++; return looks == 1 })
+	if !full || looks != 1 {
+		t.Errorf("full %v after %d looks", full, looks)
+	}
+}
+
+func TestNoRoom(t *testing.T) {
+	dir := smallDisk(t, "size=1m,nr_inodes=4")
+	if noRoomIn(dir) {
+		t.Error("an empty one is full")
+	}
+	if err := os.WriteFile(dir+"/big", make([]byte, 1<<20-littleRoom/2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !noRoomIn(dir) {
+		t.Error("one with few bytes is not full")
+	}
+	if err := os.Truncate(dir+"/big", 0); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ {
+		err := os.Mkdir(fmt.Sprintf("%s/%d", dir, i), 0o700)
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !noRoomIn(dir) {
+		t.Error("one without inodes is not full")
+	}
+	if noRoomIn(dir + "/none") {
+		t.Error("a missing one is full")
 	}
 }
 

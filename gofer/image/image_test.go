@@ -513,21 +513,27 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestFullDisk imports onto a file system that is too small.
-func TestFullDisk(t *testing.T) {
+// smallDisk returns a directory with a tmpfs.
+func smallDisk(t *testing.T, options string) string {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounting a tmpfs needs root")
 	}
-	state := t.TempDir()
-	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=1m"); err != nil {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(state, 0); err != nil {
+		if err := unix.Unmount(dir, 0); err != nil {
 			t.Error(err)
 		}
 	})
-	s := Open(state)
+	return dir
+}
+
+// TestFullDisk imports onto a file system that is too small.
+func TestFullDisk(t *testing.T) {
+	s := Open(smallDisk(t, "size=1m"))
 	mustImport(t, s, "a", fileOf(t, tarOf(t, file("f", "1"))), "")
 	before := snapshot(t, s)
 	big := strings.Repeat("incompressible? no", 100_000)

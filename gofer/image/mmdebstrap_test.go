@@ -96,16 +96,7 @@ func TestBuild(t *testing.T) {
 // TestBuildFullDisk builds in a state directory that is too small.
 func TestBuildFullDisk(t *testing.T) {
 	needMmdebstrap(t)
-	state := t.TempDir()
-	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(state, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	s := Open(state)
+	s := Open(smallDisk(t, "size=64m"))
 	mustImport(t, s, "a", fileOf(t, tarOf(t, file("f", "1"))), "")
 	before := snapshot(t, s)
 	_, err := s.Build(t.Context(), Recipe{Name: "a", Suite: "bookworm", Packages: []string{"sshfs"}}, quiet)
