@@ -71,7 +71,7 @@ func (s *Store) Build(ctx context.Context, r Recipe, progress Progress) (_ Info,
 	}
 	defer func() { err = errors.Join(err, c.end()) }()
 	if err := c.build(ctx, r, progress); err != nil {
-		return Info{}, fmt.Errorf("build image %q: %w", r.Name, err)
+		return Info{}, fmt.Errorf("build image %q: %w", r.Name, s.withPlace(err))
 	}
 	return s.Inspect(r.Name)
 }

@@ -107,6 +107,14 @@ func (s *Store) at(elem ...string) string {
 func (s *Store) blobPath(h v1.Hash) string { return s.at("blobs", "sha256", h.Hex) }
 func (s *Store) rootPath(h v1.Hash) string { return s.at("roots", h.Hex) }
 
+// withPlace adds where the store is to an error about its disk.
+func (s *Store) withPlace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w: %s (FSVA_STATEDIR chooses another disk)", err, s.dir)
+	}
+	return err
+}
+
 // plain drops operation and path of package os from an error, for messages that name a better path.
 func plain(err error) error {
 	var pe *os.PathError

@@ -48,7 +48,7 @@ func (s *Store) Import(ctx context.Context, name, from, ref string, progress Pro
 		err = c.add(ctx, name, src, progress)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("import %s: %w", from, err)
+		return Info{}, fmt.Errorf("import %s: %w", from, s.withPlace(err))
 	}
 	return s.Inspect(name)
 }
