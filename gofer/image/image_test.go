@@ -369,6 +369,8 @@ func TestImportRefuses(t *testing.T) {
 		{"a device", "/dev/null", "", "neither a file nor a directory"},
 		{"not a tar file", fileOf(t, bytes.Repeat([]byte("text "), 500)), "", "not a tar file, or a damaged one"},
 		{"empty", fileOf(t, nil), "", "the tar file's end is missing"},
+		{"zeros", fileOf(t, make([]byte, 8192)), "", "the image has no files"},
+		{"an image without files", layoutOf(t, imageOf(t, tarOf(t))), "", "the image has no files"},
 		{"a cut tar file", fileOf(t, tarOf(t, file("f", strings.Repeat("x", 9000)))[:3000]), "", "unexpected EOF"},
 		{"a cut gzip file", fileOf(t, gzipped(t, good)[:60]), "", "unexpected EOF"},
 		{"xz", fileOf(t, []byte("\xfd7zXZ\x00\x00")), "", "unpack it first"},

@@ -135,6 +135,9 @@ func (c *change) add(ctx context.Context, name string, src *source, progress Pro
 		descriptors = append(descriptors, d)
 		diffIDs = append(diffIDs, diffID)
 	}
+	if u.files == 0 { // a file of zeros is an empty tar file
+		return errors.New("the image has no files")
+	}
 	if err := finish(u); err != nil {
 		return err
 	}

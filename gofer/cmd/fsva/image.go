@@ -185,7 +185,11 @@ compressed with gzip or zstd. NAME is that of the appliance whose server is in i
 			if err != nil {
 				return interrupted(ctx, "import "+args[1], err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "image %s: %s, %d layers, %s\n", info.Name, info.Digest, len(info.Layers), size(info.Size))
+			layers := "1 layer"
+			if n := len(info.Layers); n != 1 {
+				layers = fmt.Sprintf("%d layers", n)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "image %s: %s, %s, %s\n", info.Name, info.Digest, layers, size(info.Size))
 			return nil
 		},
 	}
