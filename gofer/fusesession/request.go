@@ -38,6 +38,8 @@ type request struct {
 	payload  []byte // what follows it
 	inPlace  bool   // payload is already where it belongs, in out
 	bufs     [2]*[]byte
+
+	replied, failed bool // whether there is a reply, and an errno in it
 }
 
 // reply returns the zeroed structure of the reply.
@@ -77,6 +79,7 @@ func (r *request) send(st fuse.Status) (int, error) {
 			return 0, errNoRoom
 		}
 	}
+	r.replied, r.failed = true, st != fuse.OK
 	var header [fusewire.OutHeaderSize]byte
 	binary.NativeEndian.PutUint32(header[0:], uint32(n))
 	binary.NativeEndian.PutUint32(header[4:], uint32(-int32(st)))

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fsva/gofer/fusewire"
+	"fsva/gofer/latency"
 )
 
 // Options configure a Session. The zero value is usable: a writable client of a
@@ -55,6 +56,10 @@ type Options struct {
 	// which Notify may keep. It must not block on the client and may be called
 	// from any goroutine. nil: notifications are dropped.
 	Notify func(msg []byte)
+
+	// Account counts the session's requests, and may be that of several sessions.
+	// nil: nobody does.
+	Account *Account
 
 	// Log receives what an operator should know. Default: discarded.
 	Log *slog.Logger
@@ -218,6 +223,9 @@ func (s *Session) Handle(in, out [][]byte) (int, error) {
 		return 0, err
 	}
 	s.requests.Add(1)
+	if a := s.opts.Account; a != nil {
+		defer a.observe(r, latency.Now())
+	}
 	var op *operation
 	if r.Opcode < fusewire.OpCount {
 		op = &operations[r.Opcode]

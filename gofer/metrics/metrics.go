@@ -146,9 +146,10 @@ func newOperations(name, what string, of func(*supervisor.Status) map[string]lat
 	}
 }
 
-// requests are the two kinds.
+// requests are the three kinds.
 var requests = []operations{
 	newOperations("rpc", "Requests of sandboxes", func(s *supervisor.Status) map[string]latency.Op { return s.RPCs }),
+	newOperations("guest", "Requests of virtual machines", func(s *supervisor.Status) map[string]latency.Op { return s.GuestRequests }),
 	newOperations("fuse", "Requests to the file system's server", func(s *supervisor.Status) map[string]latency.Op { return s.FUSE }),
 }
 

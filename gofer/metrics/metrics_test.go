@@ -78,7 +78,8 @@ var full = supervisor.Status{
 	RPCs: map[string]latency.Op{"PRead": {Requests: 12, Errors: 1, Latency: latency.Summary{
 		Count: 10, SumNs: 30_500_000_000, Buckets: [][2]uint64{{1, 2}, {8, 3}, {16, 4}, {0, 1}},
 	}}},
-	FUSE: map[string]latency.Op{"FORGET": {Requests: 3}},
+	GuestRequests: map[string]latency.Op{"LOOKUP": {Requests: 4, Errors: 2, Latency: latency.Summary{Count: 4, SumNs: 2_000_000, Buckets: [][2]uint64{{512, 4}}}}},
+	FUSE:          map[string]latency.Op{"FORGET": {Requests: 3}},
 }
 
 func scrape(t *testing.T, dirs supervisor.Dirs, timeout string) (int, string) {

@@ -37,6 +37,7 @@ type guests struct {
 	windows  *window.Set
 	info     fusestream.Info // what guests with our shim are told
 	log      *slog.Logger
+	account  fusesession.Account // of all guests
 
 	serving sync.WaitGroup // listeners
 }
@@ -58,7 +59,7 @@ func newGuests(p *process) *guests {
 func (g *guests) session(l listen.Spec, log *slog.Logger) fusesession.Options {
 	exclusive := g.volume.Coherence == attach.Exclusive
 	return fusesession.Options{
-		ReadOnly: l.ReadOnly || g.volume.ReadOnly, Exclusive: exclusive, WriteBack: exclusive && !g.volume.StrictFsync, Log: log,
+		Account: &g.account, ReadOnly: l.ReadOnly || g.volume.ReadOnly, Exclusive: exclusive, WriteBack: exclusive && !g.volume.StrictFsync, Log: log,
 	}
 }
 

@@ -170,6 +170,15 @@ func TestGuests(t *testing.T) {
 			t.Errorf("opcode %d: %v, want %v", c.opcode, err, c.want)
 		}
 	}
+	ops := g.ask(t, goferproto.Request{ID: 7, Op: goferproto.OpGuests}).Ops
+	for name, want := range map[string][2]uint64{"INIT": {1, 0}, "LOOKUP": {1, 0}, "MKDIR": {2, 1}} {
+		if op := ops[name]; op.Requests != want[0] || op.Errors != want[1] || op.Latency.Count != want[0] {
+			t.Errorf("%s: %+v, want %d requests, %d errors", name, op, want[0], want[1])
+		}
+	}
+	if len(ops) != 3 {
+		t.Errorf("requests of the guest: %+v", ops)
+	}
 	g.stat(t, "a guest with a window", func(s *goferproto.Stat) bool {
 		return s.Clients == 1 && s.Guests == 1 && s.Windows == 1 && s.WindowsUsed == 1 &&
 			s.Attached[0].Guest == "on a unix socket" && s.Attached[0].Via == "unix:"+sock && !s.Attached[0].ReadOnly

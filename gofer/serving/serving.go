@@ -324,6 +324,8 @@ func (p *process) serve(r goferproto.Request) error {
 		reply.Stat = p.stat()
 	case goferproto.OpRPCs:
 		reply.Ops = p.lisa.Stats().RPCs
+	case goferproto.OpGuests:
+		reply.Ops = p.guests.account.Ops()
 	case goferproto.OpFUSE:
 		reply.Ops = p.backend.requests()
 	case goferproto.OpWindow:

@@ -140,8 +140,8 @@ func TestSetCacheLimit(t *testing.T) {
 	if l := s.CacheLimit; l == nil || l.Configured != 80*mib || l.Effective != 80*mib || s.Gofer.Cache.Limit != 80*mib {
 		t.Errorf("at the start: %+v, gofer %+v", l, s.Gofer.Cache)
 	}
-	if s.RPCs["PRead"].Requests != 5 || s.FUSE["READ"].Errors != 1 {
-		t.Errorf("requests: %+v, %+v", s.RPCs, s.FUSE)
+	if s.RPCs["PRead"].Requests != 5 || s.FUSE["READ"].Errors != 1 || s.GuestRequests != nil { // nobody listens for guests
+		t.Errorf("requests: %+v, %+v, %+v", s.RPCs, s.FUSE, s.GuestRequests)
 	}
 	got, err := SetCacheLimit(t.Context(), c.Dirs, "vol", 70*mib)
 	if err != nil || got.Limit.Configured != 70*mib || got.Cache.Limit != 70*mib || got.Cache.Resident != 70*mib {

@@ -166,6 +166,8 @@ func fakeGofer() int {
 			conn.SendReply(goferproto.Reply{ID: r.ID})
 		case goferproto.OpRPCs:
 			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"PRead": {Requests: 5}}})
+		case goferproto.OpGuests:
+			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"LOOKUP": {Requests: 2}}})
 		case goferproto.OpFUSE:
 			conn.SendReply(goferproto.Reply{ID: r.ID, Ops: map[string]latency.Op{"READ": {Requests: 3, Errors: 1}}})
 		case goferproto.OpCacheLimit:

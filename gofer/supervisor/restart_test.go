@@ -98,6 +98,9 @@ func TestGoferIsStartedAgain(t *testing.T) {
 			if after.GoferPID == before.GoferPID || isolation != IsolationNone && (after.ServerPID == 0 || after.ServerPID == before.ServerPID) {
 				t.Errorf("gofer %d, FS server %d, before %d and %d", after.GoferPID, after.ServerPID, before.GoferPID, before.ServerPID)
 			}
+			if after.GuestRequests["LOOKUP"].Requests != 2 {
+				t.Errorf("requests of guests: %+v", after.GuestRequests)
+			}
 			if after.Reason != "" || after.Gofer.Windows != 1 || after.Gofer.Guests != len(c.Listen) {
 				t.Errorf("after the restart: %+v, gofer %+v", after, after.Gofer)
 			}

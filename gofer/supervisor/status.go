@@ -52,10 +52,11 @@ type Status struct {
 	GoferError string           `json:"goferError,omitempty"`
 	// CacheLimit is absent when the volume has no cache.
 	CacheLimit *CacheLimit `json:"cacheLimit,omitempty"`
-	// RPCs are the requests of clients, by lisafs' names, FUSE those to the FS
-	// server, by FUSE's.
-	RPCs map[string]latency.Op `json:"rpcs,omitempty"`
-	FUSE map[string]latency.Op `json:"fuse,omitempty"`
+	// RPCs are the requests of sandboxes, by lisafs' names, GuestRequests those of
+	// virtual machines and FUSE those to the FS server, by FUSE's.
+	RPCs          map[string]latency.Op `json:"rpcs,omitempty"`
+	GuestRequests map[string]latency.Op `json:"guestRequests,omitempty"`
+	FUSE          map[string]latency.Op `json:"fuse,omitempty"`
 }
 
 // StateText is State with its reason, one line.
@@ -114,6 +115,9 @@ func (v *volume) status(ctx context.Context) Status {
 		var err error
 		if s.Gofer, err = g.stat(ctx); err == nil {
 			s.RPCs, err = g.ops(ctx, goferproto.OpRPCs)
+		}
+		if err == nil && len(v.cfg.Listen) > 0 {
+			s.GuestRequests, err = g.ops(ctx, goferproto.OpGuests)
 		}
 		if err == nil {
 			s.FUSE, err = g.ops(ctx, goferproto.OpFUSE)

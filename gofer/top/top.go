@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -94,10 +95,10 @@ func newRow(before, s supervisor.Status, seconds float64) row {
 	if before.Gofer == nil || before.PID != s.PID || before.GoferPID != s.GoferPID || seconds <= 0 {
 		return r
 	}
-	rpcs := latency.Between(before.RPCs, s.RPCs)
-	r.ops = float64(rpcs.Requests) / seconds
-	if rpcs.Latency.Count > 0 {
-		r.p50, r.p99 = float64(rpcs.Latency.P50Ns), float64(rpcs.Latency.P99Ns)
+	asked := latency.Between(clientRequests(before), clientRequests(s))
+	r.ops = float64(asked.Requests) / seconds
+	if asked.Latency.Count > 0 {
+		r.p50, r.p99 = float64(asked.Latency.P50Ns), float64(asked.Latency.P99Ns)
 	}
 	rate := func(before, now uint64) float64 { return float64(now-min(now, before)) / seconds }
 	r.fuse = rate(before.Gofer.Requests, s.Gofer.Requests)
@@ -110,6 +111,16 @@ func newRow(before, s supervisor.Status, seconds float64) row {
 		}
 	}
 	return r
+}
+
+// clientRequests are those of sandboxes and of guests, whose names for them differ.
+func clientRequests(s supervisor.Status) map[string]latency.Op {
+	all := maps.Clone(s.RPCs)
+	if all == nil {
+		return s.GuestRequests
+	}
+	maps.Copy(all, s.GuestRequests)
+	return all
 }
 
 // column is one of the table.

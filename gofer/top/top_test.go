@@ -28,7 +28,8 @@ func at(name string, n uint64) supervisor.Status {
 			Clients: 2, Requests: 10 * n, BytesRead: n << 20, BytesWrite: n << 10,
 			Cache: &goferproto.Cache{Resident: int64(n) << 20, Dirty: 4096, Hits: 3 * n, Misses: n},
 		},
-		RPCs: map[string]latency.Op{"PRead": {Requests: 100 * n, Latency: latency.Summary{Count: n, MaxNs: 1 << 40, Buckets: [][2]uint64{{1 << 10, n}}}}},
+		RPCs:          map[string]latency.Op{"PRead": {Requests: 60 * n, Latency: latency.Summary{Count: n, MaxNs: 1 << 40, Buckets: [][2]uint64{{1 << 10, n}}}}},
+		GuestRequests: map[string]latency.Op{"READ": {Requests: 40 * n}},
 	}
 }
 

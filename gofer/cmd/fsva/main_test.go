@@ -181,7 +181,8 @@ func TestStatOfCacheAndRequests(t *testing.T) {
 			"PRead":    {Requests: 2, Errors: 1, Latency: latency.Summary{Count: 2, P50Ns: 950, P90Ns: 12_345, P99Ns: 1_234_567, MaxNs: 2_345_678_901}},
 			"WalkStat": {Requests: 10},
 		},
-		FUSE: map[string]latency.Op{"RELEASE": {Requests: 4}},
+		GuestRequests: map[string]latency.Op{"LOOKUP": {Requests: 3, Errors: 2}},
+		FUSE:          map[string]latency.Op{"RELEASE": {Requests: 4}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -195,6 +196,9 @@ func TestStatOfCacheAndRequests(t *testing.T) {
 RPCs of clients  COUNT  ERRORS  P50    P90      P99     MAX
   WalkStat       10     0       -      -        -       -
   PRead          2      1       950ns  12.35µs  1.23ms  2.35s
+
+FUSE requests of guests  COUNT  ERRORS  P50  P90  P99  MAX
+  LOOKUP                 3      2       -    -    -    -
 
 FUSE requests by operation  COUNT  ERRORS  P50  P90  P99  MAX
   RELEASE                   4      0       -    -    -    -

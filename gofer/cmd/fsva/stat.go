@@ -131,6 +131,7 @@ func writeStatus(w io.Writer, s supervisor.Status) error {
 		}
 	}
 	writeOps(t, "RPCs of clients", s.RPCs)
+	writeOps(t, "FUSE requests of guests", s.GuestRequests)
 	writeOps(t, "FUSE requests by operation", s.FUSE)
 	return t.Flush()
 }

@@ -116,10 +116,12 @@ type Op string
 const (
 	// OpStat asks for a Stat.
 	OpStat Op = "stat"
-	// OpRPCs and OpFUSE ask for Reply.Ops: the requests of clients by lisafs'
-	// names, and those to the FS server by FUSE's. Both at once would not fit.
-	OpRPCs Op = "rpcs"
-	OpFUSE Op = "fuse"
+	// OpRPCs, OpGuests and OpFUSE ask for Reply.Ops: the requests of sandboxes by
+	// lisafs' names, and those of guests and to the FS server by FUSE's. All at
+	// once would not fit.
+	OpRPCs   Op = "rpcs"
+	OpGuests Op = "guests"
+	OpFUSE   Op = "fuse"
 	// OpCacheLimit sets the limit of the buffer cache to Request.Bytes and asks
 	// for Reply.Cache, as it is then.
 	OpCacheLimit Op = "cache-limit"
