@@ -102,12 +102,10 @@ func (l *lock) release() error {
 
 func (l *lock) writePID() error {
 	if err := l.f.Truncate(0); err != nil {
-		return fmt.Errorf("write %s: %w", l.path, err)
+		return err
 	}
-	if _, err := l.f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		return fmt.Errorf("write %s: %w", l.path, err)
-	}
-	return nil
+	_, err := l.f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
 }
 
 // waitReleased blocks until nobody holds the lock that f, open on its file, was
