@@ -124,6 +124,54 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestFullDisk fills the disk of the run directory or of the state directory: the last line says so, and nothing has changed.
+func TestFullDisk(t *testing.T) {
+	harness.NeedRoot(t)
+	tarball := filepath.Join(env.TempDir(t), "root.tar")
+	if err := os.WriteFile(filepath.Join(filepath.Dir(tarball), "file"), make([]byte, 64<<10), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	harness.Must(t, "tar", "-C", filepath.Dir(tarball), "-cf", tarball, "file")
+	for _, tc := range []struct {
+		variable string
+		args     []string
+	}{
+		{"FSVA_RUNDIR", []string{"serve", "full", "--appliance", "mem"}},
+		{"FSVA_STATEDIR", []string{"volume", "create", "full", "--appliance", "mem"}},
+		{"FSVA_STATEDIR", []string{"image", "import", "full", tarball}},
+	} {
+		t.Run(tc.args[0], func(t *testing.T) {
+			dir := env.Tmpfs(t)
+			if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=32k"); err != nil {
+				t.Fatal(err)
+			}
+			fill := filepath.Join(dir, "fill")
+			if err := os.WriteFile(fill, make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("filling it: %v", err)
+			}
+			r := harness.Run(t, time.Minute, append(env.FSVAEnv(), tc.variable+"="+dir), append([]string{env.Binary(t, "fsva")}, tc.args...)...)
+			lines := strings.Split(strings.TrimSuffix(r.Stderr, "\n"), "\n")
+			if last := lines[len(lines)-1]; r.Code != 1 || !strings.HasPrefix(last, "fsva: ") || !strings.Contains(last, "no space left on device") || !strings.Contains(last, dir) {
+				t.Errorf("exit code %d, %q", r.Code, r.Stderr)
+			}
+			t.Logf("stderr: %s", r.Stderr)
+			if err := os.Remove(fill); err != nil {
+				t.Fatal(err)
+			}
+			err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+				// The store's lock is there from its first use on.
+				if err == nil && !d.IsDir() && d.Name() != "lock" || strings.Contains(d.Name(), "full") {
+					t.Errorf("left %s", path)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestUsage verifies exit code 2 and one line for a command line that makes no sense.
 func TestUsage(t *testing.T) {
 	harness.NeedRoot(t)
