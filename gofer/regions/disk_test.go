@@ -35,6 +35,7 @@ type disk struct {
 	fail    func(op string) fuse.Status // or nil
 	enter   func(op string)             // called without mu; or nil
 	leave   func()                      // the same, when a READ has its data; or nil
+	told    func()                      // the same, when a GETATTR has its answer; or nil
 	cut     int                         // accept so many bytes of a WRITE; 0: all
 	child   map[string]uint64           // for Child
 }
@@ -82,8 +83,11 @@ func (d *disk) Child(_ uint64, name string) (uint64, bool) { id, ok := d.child[n
 
 func (d *disk) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	s := d.begin("GETATTR")
-	defer d.mu.Unlock()
 	out.Attr = d.attr(in.NodeId)
+	d.mu.Unlock()
+	if d.told != nil {
+		d.told()
+	}
 	return s
 }
 

@@ -288,8 +288,9 @@ func (w *Writable) server(nodeID, fh uint64) (number uint64, done func(), ok boo
 
 // GetAttr implements fuse.RawFileSystem.
 func (w *Writable) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	dirty := false
 	if n := w.peek(in.NodeId); n != nil {
-		w.flush(n) // what fails is in the file's error
+		dirty = !w.flush(n).Ok() // what fails is in the file's error
 		defer w.put(n)
 	}
 	req := *in
@@ -302,15 +303,16 @@ func (w *Writable) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse
 	}
 	s := w.RawFileSystem.GetAttr(cancel, &req, out)
 	if s.Ok() {
-		w.patch(in.NodeId, &out.Attr.Size)
+		w.patch(in.NodeId, &out.Attr.Size, dirty)
 	}
 	return s
 }
 
 // Statx implements fuse.RawFileSystem.
 func (w *Writable) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	dirty := false
 	if n := w.peek(in.NodeId); n != nil {
-		w.flush(n)
+		dirty = !w.flush(n).Ok()
 		defer w.put(n)
 	}
 	req := *in
@@ -323,7 +325,7 @@ func (w *Writable) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.Sta
 	}
 	s := w.RawFileSystem.Statx(cancel, &req, out)
 	if s.Ok() {
-		w.patch(in.NodeId, &out.Size)
+		w.patch(in.NodeId, &out.Size, dirty)
 	}
 	return s
 }

@@ -161,6 +161,32 @@ func TestSizesIncludeDirtyData(t *testing.T) {
 	w.end()
 }
 
+// A write-back that fails is tried again at any time: here when the server has just
+// answered with the size that it had before.
+func TestSizeWhileDirtyDataIsWrittenBack(t *testing.T) {
+	w := newWritable(t, newDisk(nil), WritableOptions{WriteBack: true})
+	fh := w.open(2, unix.O_RDWR)
+	w.write(2, fh, 0, "hello")
+	w.d.fail = func(op string) fuse.Status {
+		if op == "WRITE" {
+			w.d.fail = nil
+			return enospc
+		}
+		return fuse.OK
+	}
+	w.d.told = func() {
+		w.d.told = nil
+		w.flushAll(time.Time{})
+	}
+	var out fuse.AttrOut
+	if s := w.GetAttr(nil, &fuse.GetAttrIn{InHeader: fuse.InHeader{NodeId: 2}}, &out); !s.Ok() || out.Size != 5 {
+		t.Errorf("size %d, %v, want 5", out.Size, s)
+	}
+	w.wantDisk(2, "hello")
+	w.release(2, fh)
+	w.end()
+}
+
 func TestTruncateDropsDirtyData(t *testing.T) {
 	w := newWriteback(t, newDisk(), WritableOptions{})
 	id, fh := w.create()

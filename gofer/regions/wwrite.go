@@ -126,7 +126,7 @@ func (w *Writable) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse
 		w.mu.Unlock()
 	})
 	if s.Ok() {
-		w.patch(in.NodeId, &out.Attr.Size)
+		w.patch(in.NodeId, &out.Attr.Size, false)
 	}
 	return s
 }
@@ -217,7 +217,7 @@ func (w *Writable) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeI
 func (w *Writable) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	s := w.RawFileSystem.Lookup(cancel, header, name, out)
 	if s.Ok() {
-		w.patch(out.NodeId, &out.Attr.Size)
+		w.patch(out.NodeId, &out.Attr.Size, false)
 	}
 	return s
 }
@@ -226,16 +226,18 @@ func (w *Writable) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name st
 func (w *Writable) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	s := w.RawFileSystem.Link(cancel, in, name, out)
 	if s.Ok() {
-		w.patch(out.NodeId, &out.Attr.Size)
+		w.patch(out.NodeId, &out.Attr.Size, false)
 	}
 	return s
 }
 
 // patch puts the size that a file with dirty data will have into its attributes.
-func (w *Writable) patch(nodeID uint64, size *uint64) {
+// dirty says that there was such data before they were asked for: it may have been
+// written back meanwhile, but after the answer.
+func (w *Writable) patch(nodeID uint64, size *uint64, dirty bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n := w.inodes[nodeID]; n != nil && len(n.dirty) > 0 {
+	if n := w.inodes[nodeID]; n != nil && (dirty || len(n.dirty) > 0) {
 		*size = uint64(n.size)
 	}
 }
@@ -259,7 +261,7 @@ func (w *Writable) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, list *fu
 	order := binary.NativeEndian
 	for b := list.Bytes()[start:]; len(b) >= entryOutSize+direntSize; {
 		nodeID, size := order.Uint64(b), order.Uint64(b[entrySizeOff:])
-		w.patch(nodeID, &size)
+		w.patch(nodeID, &size, false)
 		order.PutUint64(b[entrySizeOff:], size)
 		whole := uint64(entryOutSize+direntSize) + (uint64(order.Uint32(b[entryOutSize+16:]))+7)&^7
 		b = b[min(whole, uint64(len(b))):]
