@@ -35,7 +35,8 @@ type inode struct {
 	seen  stamp // of the file after its last change by us; zero: not asked yet
 
 	rw, ro int     // the region, opened for us and for clients; -1: none
-	valid  extents // bytes of the region that are the file's
+	small  []byte  // all of a file that was written and that nobody has asked for; nil, or there is no region
+	valid  extents // bytes of the region, or of small, that are the file's
 	dirty  extents // those that the file system below does not have; all are valid
 	fills  fills
 
@@ -73,16 +74,19 @@ func stampOf(a *fuse.Attr) stamp { return stamp{a.Size, a.Mtime, a.Mtimensec} }
 
 func (n *inode) whole() extent { return extent{0, n.size} }
 
+// kept reports whether there is data of the file.
+func (n *inode) kept() bool { return n.rw >= 0 || n.small != nil }
+
 // fullCost is what the region costs if it has no holes.
 func (n *inode) fullCost() int64 { return max(minFileCost, (n.size+4095)&^4095) }
 
 // chargeLocked updates what the inode costs.
 func (w *Writable) chargeLocked(n *inode) {
 	var cost, lent int64
-	if n.rw >= 0 {
+	if n.kept() {
 		cost = minFileCost
 		var st unix.Stat_t
-		if unix.Fstat(n.rw, &st) == nil { // which cannot fail
+		if n.size > minFileCost && unix.Fstat(n.rw, &st) == nil { // which cannot fail
 			cost = max(cost, st.Blocks*512)
 		}
 		if n.donated > 0 {
@@ -105,7 +109,12 @@ func (w *Writable) regionLocked(n *inode) (int, error) {
 	w.names++
 	rw, ro, err := newCopy(w.o.Dir, strconv.FormatUint(w.names, 10))
 	if err == nil {
-		if err = unix.Ftruncate(rw, n.size); err != nil {
+		if n.small != nil {
+			_, err = pwriteFull(rw, n.small, 0)
+		} else if n.size > 0 {
+			err = unix.Ftruncate(rw, n.size)
+		}
+		if err != nil {
 			unix.Close(rw)
 			unix.Close(ro)
 		}
@@ -114,24 +123,33 @@ func (w *Writable) regionLocked(n *inode) (int, error) {
 		w.log.Debug("no region for a file", "size", n.size, "err", err)
 		return -1, err
 	}
-	n.rw, n.ro = rw, ro
-	n.el = w.lru.PushFront(n)
-	w.count++
+	if n.small == nil {
+		w.addLocked(n)
+	}
+	n.rw, n.ro, n.small = rw, ro, nil
 	w.chargeLocked(n)
 	return rw, nil
 }
 
-// dropLocked gives the region up.
+// addLocked counts a file that is getting data.
+func (w *Writable) addLocked(n *inode) {
+	n.el = w.lru.PushFront(n)
+	w.count++
+}
+
+// dropLocked gives the data up.
 //
-// Preconditions: data is held for writing, or nobody holds the inode. No client
-// has the region and nothing is dirty.
+// Preconditions: data is held for writing, or nobody holds the inode, or there is
+// no region. No client has the region and nothing is dirty.
 func (w *Writable) dropLocked(n *inode) {
-	if n.rw < 0 {
+	if !n.kept() {
 		return
 	}
-	unix.Close(n.rw)
-	unix.Close(n.ro)
-	n.rw, n.ro, n.valid = -1, -1, nil
+	if n.rw >= 0 {
+		unix.Close(n.rw)
+		unix.Close(n.ro)
+	}
+	n.rw, n.ro, n.small, n.valid = -1, -1, nil, nil
 	w.lru.Remove(n.el)
 	n.el = nil
 	w.count--
@@ -162,6 +180,9 @@ func (w *Writable) noteDirtyLocked(n *inode) (done *fileHandle) {
 func (w *Writable) resize(n *inode, size int64) {
 	w.mu.Lock()
 	old := n.size
+	if n.small != nil && size != old {
+		w.dropLocked(n)
+	}
 	n.size, n.known, n.seen = size, true, stamp{}
 	if size < old {
 		n.valid.remove(extent{size, old})
@@ -187,6 +208,9 @@ func (w *Writable) resize(n *inode, size int64) {
 // region it must be restored.
 func (w *Writable) spoilLocked(n *inode, e extent) {
 	e.end = min(e.end, n.size)
+	if n.small != nil && !e.empty() {
+		w.dropLocked(n)
+	}
 	for _, part := range n.dirty.missing(e) {
 		n.valid.remove(part)
 	}
@@ -204,6 +228,10 @@ func (w *Writable) spoilLocked(n *inode, e extent) {
 // Preconditions: data is held for writing.
 func (w *Writable) store(n *inode, off int64, data [][]byte, length int, dirty bool) (stored int) {
 	w.mu.Lock()
+	if !dirty && w.appendLocked(n, off, data, length) {
+		w.mu.Unlock()
+		return length
+	}
 	fd, err := w.regionLocked(n)
 	w.mu.Unlock()
 	for _, part := range data {
@@ -221,6 +249,33 @@ func (w *Writable) store(n *inode, off int64, data [][]byte, length int, dirty b
 	return stored
 }
 
+// maxSmall is how much of a file is kept without a region.
+const maxSmall = minFileCost
+
+// appendLocked is store for a small file that is written from its beginning to its
+// end, as most are that are new: it needs no region until somebody asks for the data. It
+// reports whether it is one.
+//
+// Preconditions: as for store.
+func (w *Writable) appendLocked(n *inode, off int64, data [][]byte, length int) bool {
+	if n.rw >= 0 || !n.known || off != n.size || off != int64(len(n.small)) || length == 0 || length > maxSmall-int(off) {
+		return false
+	}
+	if n.small == nil {
+		w.addLocked(n)
+	}
+	left := length
+	for _, part := range data {
+		part = part[:min(len(part), left)]
+		n.small = append(n.small, part...)
+		left -= len(part)
+	}
+	n.size, n.seen, n.used = off+int64(length), stamp{}, true
+	n.valid.add(extent{off, n.size})
+	w.chargeLocked(n)
+	return true
+}
+
 // storedLocked does the accounts of store. It returns a handle as noteDirtyLocked
 // does.
 func (w *Writable) storedLocked(n *inode, off int64, stored, length int, dirty bool) *fileHandle {
@@ -231,6 +286,7 @@ func (w *Writable) storedLocked(n *inode, off int64, stored, length int, dirty b
 	old, end := n.size, off+int64(length)
 	n.size, n.known = max(old, end), true
 	if n.rw < 0 {
+		w.dropLocked(n) // there may be what it was before, without a region
 		return nil
 	}
 	if n.size > old {

@@ -21,12 +21,11 @@ type owner struct {
 	w     *writable
 	r     *rand.Rand
 	id    uint64
+	size  int // up to which it is changed
 	model []byte
 	fhs   []uint64 // all can be read and written
 	lent  []int    // descriptors of the region
 }
-
-const modelSize = 300_000
 
 func (o *owner) step(t *testing.T) {
 	w, r := o.w, o.r
@@ -34,9 +33,9 @@ func (o *owner) step(t *testing.T) {
 	fh := o.fhs[r.Intn(len(o.fhs))]
 	switch k := r.Intn(20); {
 	case k < 8:
-		data := make([]byte, 1+r.Intn(1<<uint(r.Intn(17))))
+		data := make([]byte, min(1+r.Intn(1<<uint(r.Intn(17))), o.size/4))
 		r.Read(data)
-		off := r.Intn(modelSize)
+		off := r.Intn(o.size)
 		if r.Intn(3) == 0 {
 			off = len(o.model)
 		}
@@ -52,7 +51,7 @@ func (o *owner) step(t *testing.T) {
 		}
 		copy(o.model[off:], data[:n])
 	case k < 10:
-		size := r.Intn(modelSize)
+		size := r.Intn(o.size)
 		w.setSize(o.id, size)
 		o.model = append(o.model[:min(size, len(o.model))], make([]byte, max(0, size-len(o.model)))...)
 	case k == 10:
@@ -60,7 +59,7 @@ func (o *owner) step(t *testing.T) {
 		o.model = o.model[:0]
 		o.fhs = append(o.fhs, fh)
 	case k == 11:
-		off, n := r.Intn(modelSize), 1+r.Intn(50_000)
+		off, n := r.Intn(o.size), 1+r.Intn(50_000)
 		in := fuse.FallocateIn{InHeader: at, Fh: fh, Mode: unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, Offset: uint64(off), Length: uint64(n)}
 		if s := w.Fallocate(nil, &in); !s.Ok() {
 			t.Errorf("fallocate: %v", s)
@@ -93,7 +92,7 @@ func (o *owner) step(t *testing.T) {
 			t.Errorf("size %d, %v, want %d", out.Size, s, len(o.model))
 		}
 	default:
-		off, n := r.Intn(modelSize), r.Intn(100_000)
+		off, n := r.Intn(o.size), r.Intn(100_000)
 		got, s := w.tryRead(o.id, fh, off, n)
 		want := o.model[min(off, len(o.model)):min(off+n, len(o.model))]
 		if !s.Ok() || !bytes.Equal(got, want) {
@@ -120,8 +119,12 @@ func difference(got, want []byte) string {
 // any time, while others read and map the same files, the budget changes, the
 // server notifies, and some of its writes fail. In the end it has everything.
 func TestWritableAgainstModel(t *testing.T) {
-	for _, back := range []bool{false, true} {
-		t.Run(fmt.Sprintf("write-back=%v", back), func(t *testing.T) {
+	for _, tc := range []struct {
+		back bool
+		size int
+	}{{false, 300_000}, {true, 300_000}, {false, 2 * maxSmall}, {true, 2 * maxSmall}} {
+		back, size := tc.back, tc.size
+		t.Run(fmt.Sprintf("write-back=%v,size=%d", back, size), func(t *testing.T) {
 			const files = 4
 			d := newDisk()
 			for range files {
@@ -158,9 +161,9 @@ func TestWritableAgainstModel(t *testing.T) {
 						case 0:
 							w.SetBudget(int64(r.Intn(2 << 20)))
 						case 1:
-							w.InvalInode(id, int64(r.Intn(modelSize)), int64(r.Intn(100_000)))
+							w.InvalInode(id, int64(r.Intn(size)), int64(r.Intn(100_000)))
 						case 2:
-							w.Retrieve(id, uint64(r.Intn(modelSize)), 10_000)
+							w.Retrieve(id, uint64(r.Intn(size)), 10_000)
 						case 3:
 							fh := w.open(id, unix.O_RDONLY)
 							if fd, ok := w.Donate(id, fh); ok {
@@ -170,7 +173,7 @@ func TestWritableAgainstModel(t *testing.T) {
 							w.release(id, fh)
 						default:
 							fh := w.open(id, unix.O_RDONLY)
-							for off := r.Intn(modelSize); off < modelSize; off += 40_000 {
+							for off := r.Intn(size); off < size; off += 40_000 {
 								w.tryRead(id, fh, off, 40_000)
 							}
 							w.release(id, fh)
@@ -180,7 +183,7 @@ func TestWritableAgainstModel(t *testing.T) {
 			}
 			all := make([]*owner, files)
 			for i := range all {
-				o := &owner{w: w, r: rand.New(rand.NewSource(seed + int64(i))), id: uint64(2 + i)}
+				o := &owner{w: w, r: rand.New(rand.NewSource(seed + int64(i))), id: uint64(2 + i), size: size}
 				all[i] = o
 				o.fhs = []uint64{w.open(o.id, unix.O_RDWR)}
 				owners.Go(func() {

@@ -46,10 +46,13 @@ func (w *Writable) Retrieve(nodeID, off uint64, size uint32) ([]byte, fuse.Statu
 	}
 	defer n.data.RUnlock()
 	w.mu.Lock()
-	fd := n.rw
+	fd, err := n.rw, error(nil)
+	if n.small != nil {
+		fd, err = w.regionLocked(n)
+	}
 	have := n.valid.first(extent{int64(off), int64(off) + int64(size)})
 	w.mu.Unlock()
-	if have.empty() || have.start != int64(off) {
+	if err != nil || have.empty() || have.start != int64(off) {
 		return nil, fuse.OK
 	}
 	buf := make([]byte, have.end-have.start)

@@ -68,7 +68,10 @@ type WritableOptions struct {
 // file shrinks, pages beyond its end raise SIGBUS, as they do on Linux, and when
 // it grows again they are zeros. Whatever changes the file is repeated in the
 // region before it is acknowledged, so that a client that still reads from its
-// descriptor when the file is open for writing sees its own writes.
+// descriptor when the file is open for writing sees its own writes. A small file that
+// is written through is kept in our own memory (inode.small) until somebody asks for
+// the data: most new files are not read soon, and making a region takes longer than
+// writing to it.
 //
 // A client keeps what it was handed until Return. Until then the region is neither
 // truncated, but with the file, nor given up.
@@ -250,7 +253,7 @@ func (w *Writable) tidyLocked(n *inode) []forgotten {
 	if n.dead {
 		w.dropLocked(n)
 	}
-	if n.rw >= 0 {
+	if n.kept() {
 		return nil
 	}
 	delete(w.inodes, n.id)
@@ -309,12 +312,15 @@ func (w *Writable) Donate(nodeID, fh uint64) (fd int, ok bool) {
 	defer n.data.RUnlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n.rw < 0 || n.size == 0 || !n.valid.contains(n.whole()) {
+	if !n.kept() || n.size == 0 || !n.valid.contains(n.whole()) {
 		return -1, false
 	}
 	// What clients hold cannot be evicted: they must not hold more than there is.
 	// Holes count: a client that maps them fills them.
 	if n.donated == 0 && w.donated+n.fullCost() > w.budget {
+		return -1, false
+	}
+	if _, err := w.regionLocked(n); err != nil {
 		return -1, false
 	}
 	fd, err := unix.FcntlInt(uintptr(n.ro), unix.F_DUPFD_CLOEXEC, 0)

@@ -170,6 +170,9 @@ func (w *Writable) zero(n *inode, e extent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e.end = min(e.end, n.size)
+	if n.small != nil {
+		w.spoilLocked(n, e)
+	}
 	if n.rw < 0 || e.empty() {
 		return
 	}
