@@ -56,7 +56,7 @@ containerdshim: ## bin/containerd-shim-runsc-v1 only: gVisor's, for containerd
 	@$(PROGRESS) "building bin/containerd-shim-runsc-v1" $(GOBUILD) -o bin/containerd-shim-runsc-v1 ./sentryglue/cmd/containerd-shim-runsc-v1
 
 .PHONY: shim
-shim: ## bin/libfsvamount.so only, for FS servers that call mount(2) themselves
+shim: ## bin/libfsvamount.so only, which is preloaded into some FS servers
 	@scripts/build-shim bin/libfsvamount.so
 
 .PHONY: demo

@@ -126,6 +126,9 @@ type Manifest struct {
 	// does not agree to FUSE_PARALLEL_DIROPS, as those on libfuse 3.14 do not. One that handles a request at a time does.
 	ParallelDirops bool `toml:"parallel-dirops"`
 
+	// Batch says that the server is one thread that handles one request at a time: it gets those that wait in one system
+	// call, and their replies leave in one.
+	Batch bool `toml:"batch"`
 	// MaxRead is the largest read in bytes that the server is asked for; 0 means that the channel alone bounds it.
 	MaxRead int `toml:"max-read"`
 

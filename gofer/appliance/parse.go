@@ -194,6 +194,9 @@ func (m *Manifest) check() (key []any, reason string) {
 	if m.MaxRead != 0 && (m.InProcess != "" || m.MaxRead < minMaxRead) {
 		return at("max-read"), fmt.Sprintf(`"max-read" is for servers and at least %d`, minMaxRead)
 	}
+	if m.Batch && (m.InProcess != "" || m.Mount == MountHelper) {
+		return at("batch"), `"batch" is for servers with mount = "fd" or "syscall"`
+	}
 	if len(m.SourceSuffixes) != 0 && m.Source != SourceFile {
 		return at("source-suffixes"), `"source-suffixes" needs source = "file"`
 	}

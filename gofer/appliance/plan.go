@@ -91,6 +91,8 @@ type Plan struct {
 	ListsXattrs bool
 	// ParallelDirops: see Manifest.
 	ParallelDirops bool
+	// Batch: see Manifest.
+	Batch bool
 	// MaxRead: see Manifest.
 	MaxRead int
 }
@@ -111,6 +113,7 @@ func (m Manifest) Resolve(v VolumeSpec) (Plan, error) {
 		ListsXattrs:  m.ListsXattrs,
 
 		ParallelDirops: m.ParallelDirops,
+		Batch:          m.Batch,
 		MaxRead:        m.MaxRead,
 	}
 	if m.CacheLimit != "" {

@@ -90,6 +90,9 @@ type Spec struct {
 	HostNetwork bool `json:"hostNetwork,omitempty"`
 	// Preload preloads the shim that stands in for mount(2).
 	Preload bool `json:"preload,omitempty"`
+	// Batch preloads the shim, if there is one, to hand several requests at a
+	// time to a server that handles one at a time.
+	Batch bool `json:"batch,omitempty"`
 }
 
 // Bind is a host file or directory in the FS server's root.
@@ -270,8 +273,11 @@ func (c *Config) environ() []string {
 		}
 		env = setenv(env, e)
 	}
-	if c.Preload {
+	if c.Preload || c.Batch && c.Shim != "" {
 		env = setenv(env, "LD_PRELOAD="+shimPath)
+	}
+	if c.Batch {
+		env = setenv(env, "FSVA_BATCH=1")
 	}
 	return env
 }

@@ -508,6 +508,16 @@ func TestEnvironment(t *testing.T) {
 	if got := c.environ(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	// Batches are worth having, not worth failing for.
+	for shim, want := range map[string][]string{
+		"":     {"HOME=/h", "FSVA_BATCH=1"},
+		"/lib": {"HOME=/h", "LD_PRELOAD=/fsva/bin/libfsvamount.so", "FSVA_BATCH=1"},
+	} {
+		c := Config{Spec: Spec{Batch: true, Env: []string{"HOME=/h"}}, Shim: shim}
+		if got := c.environ()[1:]; !slices.Equal(got, want) {
+			t.Errorf("batch with shim %q: got %q, want %q", shim, got, want)
+		}
+	}
 }
 
 func TestRunscArguments(t *testing.T) {

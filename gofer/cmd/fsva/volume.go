@@ -71,6 +71,7 @@ func volumeConfig(p appliance.Plan, files uint64) supervisor.Config {
 		Capabilities: p.Capabilities,
 		HostNetwork:  p.Network,
 		Preload:      p.Mount == appliance.MountSyscall,
+		Batch:        p.Batch,
 	}
 	for _, b := range p.Binds {
 		c.Server.Binds = append(c.Server.Binds, fsserver.Bind{Host: b.Host, Target: b.Path, ReadOnly: b.ReadOnly})
