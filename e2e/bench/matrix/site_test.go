@@ -161,6 +161,7 @@ func (s *site) makeImage(t *testing.T) {
 	t.Helper()
 	harness.NeedCommand(t, "squashfuse_ll", "squashfuse")
 	harness.NeedCommand(t, "fio", "fio")
+	harness.NeedCommand(t, "busybox", "busybox-static")
 	mk := harness.NeedCommand(t, "mksquashfs", "squashfs-tools")
 	progress("making the files and a squashfs image of them")
 	dir := env.TempDir(t)
