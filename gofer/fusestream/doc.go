@@ -15,7 +15,8 @@
 // of the volume anyway; but nothing the gofer sends crashes the shim. When the
 // connection is lost the shim makes a new one, looks its nodes up again by path and
 // opens its files again when they are used, and repeats requests that can be repeated.
-// See replayable and Relay.
+// See replayable and Relay. Where nobody but its kernel changes the files, it fetches
+// names and small files in compounds before they are asked for; see ahead.go.
 //
 // # Protocol
 //
@@ -29,6 +30,12 @@
 //	reply         gofer  a FUSE reply; its unique ID says to what
 //	notification  gofer  a FUSE notification
 //	release       shim   offsets (64 bits each) of ranges of the window that were read
+//	compound      shim   FUSE requests, carried out one after the other: OPEN, OPENDIR, READ,
+//	                     READDIRPLUS, RELEASE, RELEASEDIR; the handle 2^64-1 is what the last
+//	                     OPEN or OPENDIR among them returned
+//	              gofer  the replies, in that order
+//
+// A shim sends compounds to a gofer whose hello says that it takes them.
 //
 // With flagWindow a request or reply begins with a reference, offset (64 bits), length
 // (32 bits) and 32 bits of zero, to a part of the window, memory that both sides
@@ -41,7 +48,7 @@
 // # Lock order
 //
 //	link.writeMu     held while a frame is written
-//	Relay.mu         held over no I/O
+//	Relay.mu         held over no I/O; guards what was fetched ahead, too
 //
 // Nobody holds both. Of the Server's locks nobody holds two.
 package fusestream

@@ -18,6 +18,7 @@ const (
 	kindReply
 	kindNotification
 	kindRelease
+	kindCompound
 )
 
 // flagWindow: the frame's body begins with a reference to the window.
@@ -78,7 +79,7 @@ func readHeader(r io.Reader) (header, error) {
 		if h.window {
 			limit += referenceSize
 		}
-	case kindNotification:
+	case kindNotification, kindCompound:
 		if h.window {
 			limit = -1
 		}

@@ -52,6 +52,8 @@ type serverHello struct {
 	// the shim puts the data of requests in.
 	Window string `json:"window,omitempty"`
 	Writes extent `json:"writes,omitzero"`
+	// Compounds says that the gofer understands frames of that kind.
+	Compounds bool `json:"compounds,omitempty"`
 }
 
 // Info is what a gofer tells its shims about a volume.
@@ -65,6 +67,9 @@ type Info struct {
 	StableIno bool `json:"stableIno,omitempty"`
 	// KeepsWrites: writes that were acknowledged are not lost when the gofer dies.
 	KeepsWrites bool `json:"keepsWrites,omitempty"`
+	// FreeOpens: to open a file for reading, or a directory, always works and changes
+	// nothing. It can be put off until the file is read, or left out.
+	FreeOpens bool `json:"freeOpens,omitempty"`
 }
 
 // extent is length bytes from off.

@@ -136,6 +136,16 @@ func (l *link) send(buf []byte) (slot int64, err error) {
 	return slot, err
 }
 
+// sendFlight sends a compound.
+func (l *link) sendFlight(f *flight) {
+	header{length: len(f.frame) - headerSize, kind: kindCompound}.put(f.frame)
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
+	if _, err := l.conn.Write(f.frame); err != nil {
+		l.conn.Close() // its reader takes care of it
+	}
+}
+
 // takeSlot returns a place in the window for the data of a message; -1: none.
 func (l *link) takeSlot(msg []byte) int64 {
 	if l.window == nil || opcodeOf(msg) != fusewire.OpWrite || len(msg)-writeHead < windowMin || len(msg)-writeHead > writeSlot {
@@ -180,7 +190,7 @@ func (l *link) flushReleasesLocked() error {
 // message is a frame from the gofer.
 type message struct {
 	kind   kind
-	fuse   []byte // valid until the next read
+	fuse   []byte // valid until the next read; of a compound: all replies
 	data   []byte // the rest of a reply, in the window; nil: none
 	window int64  // where data is
 }
@@ -191,7 +201,7 @@ func (l *link) read(buf *[]byte) (m message, err error) {
 	if err != nil {
 		return m, err
 	}
-	if h.kind != kindReply && h.kind != kindNotification {
+	if h.kind != kindReply && h.kind != kindNotification && h.kind != kindCompound {
 		return m, fmt.Errorf("%w: kind %d from a gofer", errFrame, h.kind)
 	}
 	if cap(*buf) < h.length {
@@ -202,6 +212,9 @@ func (l *link) read(buf *[]byte) (m message, err error) {
 		return m, fmt.Errorf("%w: cut off: %w", errFrame, err)
 	}
 	m.kind, m.fuse = h.kind, b
+	if h.kind == kindCompound {
+		return m, nil
+	}
 	if h.window {
 		var ref reference
 		if ref, m.fuse, err = takeReference(b); err != nil {

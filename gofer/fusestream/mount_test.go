@@ -375,7 +375,8 @@ var variants = []struct {
 	{"shared", role{}, false},
 	{"shared, window", role{}, true},
 	{"exclusive", role{Info: Info{Exclusive: true, StableIno: true}}, false},
-	{"exclusive, write-back, window", role{Info: Info{Exclusive: true, StableIno: true}, WriteBack: true}, true},
+	{"exclusive, free opens", role{Info: Info{Exclusive: true, StableIno: true, FreeOpens: true}}, false},
+	{"exclusive, free opens, write-back, window", role{Info: Info{Exclusive: true, StableIno: true, FreeOpens: true}, WriteBack: true}, true},
 }
 
 // TestConformance runs the directory-level checks on a mount, and those that fail there

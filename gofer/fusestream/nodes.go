@@ -23,6 +23,9 @@ type node struct {
 	name   string
 	kids   int // nodes whose parent it is: it is kept for them
 
+	listing *listing // of a directory; nil: none
+	misses  int      // LOOKUPs that a listing would have answered
+
 	ino      uint64
 	ftype    uint32
 	writes   uint64 // so far
@@ -36,9 +39,15 @@ type openFile struct {
 	dir    bool
 	flags  uint32
 	server uint64
-	epoch  uint64
-	locked bool // it may hold locks, which a new connection does not have
-	lost   bool // it cannot be opened again
+	epoch  uint64 // the connection that it is open on; 0: it was not opened yet
+	locked bool   // it may hold locks, which a new connection does not have
+	lost   bool   // it cannot be opened again
+	// Of a directory that was not opened yet: the entries from the offset namesFrom on, as
+	// READDIRPLUS has them, that its reader did not get. namesEnd: there are no others.
+	// fresh: they were listed for the request that waits. direct: it takes the gofer.
+	names                   []byte
+	namesFrom               uint64
+	fresh, namesEnd, direct bool
 	// suspect: acknowledged writes may be lost, which its next FSYNC or FLUSH reports.
 	suspect bool
 }
@@ -58,6 +67,8 @@ type nodeTable struct {
 	files    map[uint64]*openFile
 	nextFile uint64
 	gone     []forgotten // nodes that the gofer is to be told of
+	epoch    uint64      // of the connection, or of the last one
+	ahead    ahead
 }
 
 func newNodeTable() nodeTable {
@@ -68,6 +79,7 @@ func newNodeTable() nodeTable {
 		byServer: map[uint64]*node{},
 		byPlace:  map[place]*node{},
 		files:    map[uint64]*openFile{},
+		ahead:    newAhead(),
 	}
 }
 
@@ -178,6 +190,10 @@ func (t *nodeTable) drop(n *node) {
 	delete(t.nodes, n.id)
 	if t.byServer[n.server] == n {
 		delete(t.byServer, n.server)
+		t.ahead.dropData(n.server)
+	}
+	if n.listing != nil {
+		t.dropListing(n.listing)
 	}
 	if n.granted > 0 {
 		t.gone = append(t.gone, forgotten{n.server, n.granted, n.epoch})

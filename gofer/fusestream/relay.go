@@ -108,6 +108,7 @@ func Connect(ctx context.Context, o RelayOptions) (*Relay, error) {
 	}
 	r.epoch = 1
 	l.epoch = 1
+	r.table.epoch = 1
 	r.link, r.info = l, l.hello.Info
 	return r, nil
 }
@@ -271,6 +272,7 @@ func (r *Relay) reconnect() *link {
 				r.mu.Lock()
 				r.epoch++
 				l.epoch = r.epoch
+				r.table.epoch = r.epoch
 				r.link = l
 				r.wakeLocked()
 				r.mu.Unlock()
@@ -308,6 +310,7 @@ func (r *Relay) lost(l *link) {
 	r.mu.Lock()
 	r.link, r.since = nil, time.Now()
 	r.wakeLocked()
+	waiting := r.clearAheadLocked()
 	r.table.newEpoch(r.info.KeepsWrites)
 	for _, q := range r.pending {
 		if q.epoch != l.epoch || q.writing {
@@ -316,6 +319,7 @@ func (r *Relay) lost(l *link) {
 		again = append(again, q)
 	}
 	r.mu.Unlock()
+	r.resume(waiting)
 	for _, q := range again {
 		r.settle(q)
 	}

@@ -20,7 +20,16 @@ func (r *Relay) readLink(l *link) error {
 		if err != nil {
 			return err
 		}
+		if m.kind == kindCompound {
+			if err := r.landed(l, m.fuse); err != nil {
+				return err
+			}
+			continue
+		}
 		if m.kind == kindNotification {
+			r.mu.Lock()
+			r.noticedLocked(m.fuse)
+			r.mu.Unlock()
 			if note := r.notification(m.fuse); note != nil {
 				r.notes.put(note)
 			}
@@ -172,6 +181,7 @@ func (r *Relay) entryLocked(parent *node, name string, b []byte, l *link) *node 
 		return nil
 	}
 	n := r.table.entry(parent, name, out.NodeId, out.Ino, out.Mode, l.epoch, r.info.StableIno)
+	n.granted += r.table.ahead.seen(out.NodeId)
 	put64(b, 0, n.id)
 	return n
 }
@@ -188,13 +198,14 @@ func (r *Relay) openedLocked(n *node, dir bool, flags uint32, b []byte, l *link)
 
 // listedLocked takes note of the entries of a READDIRPLUS.
 func (r *Relay) listedLocked(dir *node, b []byte, l *link) {
-	for len(b) >= fusewire.EntryOutSize+fusewire.DirentSize {
-		length := int(u32(b, fusewire.EntryOutSize+16))
-		size := fusewire.EntryOutSize + (fusewire.DirentSize+length+7)&^7
-		if length < 0 || size > len(b) {
+	for {
+		name, size := direntPlus(b)
+		if size == 0 {
 			return
 		}
-		r.entryLocked(dir, string(b[fusewire.EntryOutSize+fusewire.DirentSize:fusewire.EntryOutSize+fusewire.DirentSize+length]), b, l)
+		if n := r.entryLocked(dir, name, b, l); n != nil && l.aheadOn() {
+			r.table.listedByKernel(dir, n, b)
+		}
 		b = b[size:]
 	}
 }

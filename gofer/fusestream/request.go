@@ -36,6 +36,8 @@ type request struct {
 	on       *link  // the connection that slot belongs to
 	mark     uint64 // of FSYNC: the node's writes when it was sent
 	answered bool
+	changes  bool // counts in ahead.changing
+	parked   bool // waits for a flight
 
 	// buf is the message as it was sent: overhead bytes of room, then msg with the
 	// gofer's numbers. The kernel's numbers are in saved.
@@ -198,21 +200,47 @@ func (r *Relay) handle(q *request) {
 		return
 	}
 	q.cancel = make(chan struct{})
+	r.begin(q)
+}
+
+// begin answers a request, or sends it, or has it wait. It does not wait for a
+// connection.
+func (r *Relay) begin(q *request) {
+	var a local
+	e, ready := unix.Errno(0), false
 	r.mu.Lock()
+	if q.answered { // it was parked and is interrupted
+		r.mu.Unlock()
+		return
+	}
 	r.pending[q.unique] = q
 	l := r.link
-	e, ready := unix.Errno(0), false
 	if l != nil {
+		a = r.localLocked(q, l)
+	}
+	q.parked = a.state == parked
+	if a.state == remote && !q.changes && changes(q.msg) {
+		r.changingLocked(q)
+	}
+	if a.state == remote && l != nil {
 		ready, e = r.translateLocked(q, l)
 	}
 	r.mu.Unlock()
 	switch {
+	case a.state == answered:
+		if !r.answer(q, a.reply, nil) && a.undo != nil {
+			a.undo()
+		}
+	case a.state == parked:
 	case e != 0:
 		r.fail(q, e)
 	case ready:
 		r.transmit(q, l)
 	default:
 		go r.sendLater(q)
+	}
+	for _, f := range a.flights {
+		l.sendFlight(f)
 	}
 }
 
@@ -429,6 +457,10 @@ func (r *Relay) answer(q *request, msg, data []byte) bool {
 		return true
 	}
 	q.answered = true
+	if q.changes {
+		r.table.ahead.changing--
+		r.table.ahead.changes++
+	}
 	if r.pending[q.unique] == q {
 		delete(r.pending, q.unique)
 	}
@@ -473,15 +505,20 @@ func (r *Relay) interrupt(in *request) {
 	r.mu.Lock()
 	q := r.pending[u64(in.msg, atArg)]
 	var l *link
+	waits := false
 	switch {
 	case q == nil:
 	case q.epoch == 0 && !q.canceled:
 		q.canceled = true
 		close(q.cancel)
+		waits = q.parked
 	default:
 		l = r.link
 	}
 	r.mu.Unlock()
+	if waits {
+		r.fail(q, unix.EINTR)
+	}
 	if q == nil {
 		// It may be on its way to us. If it has been answered, the kernel refuses this.
 		if err := r.dev.write(in.dev, replyMessage(in.unique, unix.EAGAIN, nil), nil); err != nil && err != unix.ENOENT {

@@ -136,7 +136,7 @@ func (s *Server) hello(conn net.Conn, admit func(Admission) error) (*serverConn,
 	if err := readHello(conn, &in); err != nil {
 		return nil, err
 	}
-	answer := serverHello{Version: Version, Volume: s.opts.Volume, Info: s.opts.Info}
+	answer := serverHello{Version: Version, Volume: s.opts.Volume, Info: s.opts.Info, Compounds: true}
 	var err error
 	switch {
 	case len(s.opts.Secret) > 0 && (len(in.Secret) > MaxSecret || !sameSecret(in.Secret, s.opts.Secret)):

@@ -364,6 +364,18 @@ func FuzzServer(f *testing.F) {
 	header{length: 8, kind: kindRelease}.put(release)
 	put64(release, headerSize, 4<<20)
 	f.Add(append(ops, release...), true)
+	compound := make([]byte, headerSize)
+	for _, msg := range [][]byte{
+		newRequest(fusewire.OpOpen, 10, 2, uint64(0)),
+		newRequest(fusewire.OpRead, 10, 2, uint64(openedHandle), uint64(0), uint64(8192), uint64(0), uint64(0)),
+		newRequest(fusewire.OpRelease, 10, 2, uint64(openedHandle), uint64(0), uint64(0)),
+		newRequest(fusewire.OpOpenDir, 10, 1, uint64(0)),
+		newRequest(fusewire.OpReadDirPlus, 10, 1, uint64(openedHandle), uint64(0), uint64(8192), uint64(0), uint64(0)),
+	} {
+		compound = append(compound, msg...)
+	}
+	header{length: len(compound) - headerSize, kind: kindCompound}.put(compound)
+	f.Add(append(ops, compound...), false)
 	mem := make([]byte, 16<<20)
 	f.Fuzz(func(t *testing.T, b []byte, windowed bool) {
 		w := &testWindow{mem: mem, out: map[int64]bool{}}

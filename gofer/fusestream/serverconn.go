@@ -106,6 +106,8 @@ func (c *serverConn) read() error {
 			err = c.request(body, h.window)
 		case kindRelease:
 			err = c.released(body)
+		case kindCompound:
+			err = c.compound(body)
 		default:
 			err = fmt.Errorf("%w: kind %d from a client", errFrame, h.kind)
 		}

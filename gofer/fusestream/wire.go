@@ -54,7 +54,7 @@ func replyRoom(msg []byte) int {
 			size = int(min(u32(msg, atArg), 64<<10))
 		}
 		return fusewire.OutHeaderSize + max(size, 8)
-	case fusewire.OpSetLk, fusewire.OpSetLkw, fusewire.OpWrite, fusewire.OpFlush, fusewire.OpRelease, fusewire.OpReleaseDir, fusewire.OpFsync:
+	case fusewire.OpOpen, fusewire.OpOpenDir, fusewire.OpSetLk, fusewire.OpSetLkw, fusewire.OpWrite, fusewire.OpFlush, fusewire.OpRelease, fusewire.OpReleaseDir, fusewire.OpFsync:
 		return fusewire.OutHeaderSize + 64
 	}
 	return small

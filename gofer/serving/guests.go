@@ -50,6 +50,8 @@ func newGuests(p *process) *guests {
 		info: fusestream.Info{
 			ReadOnly: cfg.Volume.ReadOnly, Exclusive: cfg.Volume.Coherence == attach.Exclusive, StableIno: cfg.StableIno,
 			KeepsWrites: cfg.KeepsWrites && !cfg.WriteBack,
+			// Nobody but the guest can take a file away, and permissions are its kernel's business.
+			FreeOpens: cfg.InProcess != "" && cfg.Volume.Coherence == attach.Exclusive,
 		},
 	}
 }
