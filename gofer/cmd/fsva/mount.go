@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,9 @@ const fsType = "fsva"
 // socket: 128 KiB, the kernel's default, 280 ms; 1 MiB, one request at a time, 740 ms;
 // 4 MiB 230 ms.)
 const readAhead = 4 << 20
+
+// leastProcs is how many goroutines of the mount run at a time, at least.
+const leastProcs = 4
 
 // readyVar tells a process that a parent waits for its word on descriptor 3.
 const readyVar = "FSVA_MOUNT_READY"
@@ -203,6 +207,9 @@ func mount(cmd *cobra.Command, f mountFlags, address, mountpoint string) error {
 	if !o.noWindow && addr.Kind == vsock.Kernel {
 		o.relay.Windows = windows(log)
 	}
+	// Threads that wait for the kernel count as running for a while; the others need a
+	// place, too, on the smallest machine.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcs))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
