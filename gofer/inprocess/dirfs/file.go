@@ -15,6 +15,8 @@ import (
 
 // file is an open regular file.
 type file struct {
+	readOnly bool // immutable
+
 	// mu is held shared while fd is used, so that Release cannot close it, and
 	// the number mean another file, under a request that is under way.
 	mu sync.RWMutex
@@ -105,8 +107,11 @@ func (f *file) Writev(ctx context.Context, data [][]byte, off int64) (uint32, un
 }
 
 // Flush implements fs.FileFlusher: closing a duplicate makes file systems that
-// report errors at close(2), such as NFS, report them now.
+// report errors at close(2), such as NFS, report them now. Reading has none.
 func (f *file) Flush(ctx context.Context) unix.Errno {
+	if f.readOnly {
+		return 0
+	}
 	return f.do(func(fd int) error {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {

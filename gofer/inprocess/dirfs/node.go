@@ -358,7 +358,7 @@ func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, u
 			return nil, 0, toErrno(err)
 		}
 	}
-	return &file{fd: fd}, 0, 0
+	return &file{readOnly: flags&unix.O_ACCMODE == unix.O_RDONLY, fd: fd}, 0, 0
 }
 
 // OpendirHandle implements fs.NodeOpendirHandler.
