@@ -485,7 +485,7 @@ func TestEviction(t *testing.T) {
 // every lookup must be forgotten and the server panics on one too many.
 func TestConcurrentBalance(t *testing.T) {
 	s := newServer()
-	f := New(s, Options{MaxEntries: 4})
+	f := New(s, Options{MaxEntries: 4, Exclusive: true})
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
