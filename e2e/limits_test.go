@@ -84,6 +84,7 @@ var rcloneLimits = limit{
 		"node/socket":                 "rclone has no sockets; the sandbox makes its own",
 	},
 	either: map[string]string{
+		"dir/list-while-removing":          "rclone says EIO for a directory of which a file is just being uploaded",
 		"file/rename-over-open":            "rclone has one cache file for a name; a sandbox may hold a copy",
 		"posix/RenameOverwriteDestExist":   "rclone's inode numbers follow the name; whether it can rename depends on the upload",
 		"posix/RenameOverwriteDestNoExist": "likewise",
