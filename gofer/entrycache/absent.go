@@ -6,6 +6,7 @@ package entrycache
 import (
 	"container/list"
 	"hash/maphash"
+	"strings"
 	"time"
 )
 
@@ -81,17 +82,11 @@ func (t *table) naming(n *node, name string) {
 	if n == nil || n.made == nil {
 		return
 	}
-	key, ok := t.madeDirs.key(name)
-	if !ok && !(len(name) > 1 && name[0] == '.') {
+	// The name of a hidden file is not judged, but must be a plain one otherwise.
+	key, ok := t.madeDirs.key(strings.TrimPrefix(name, "."))
+	if !ok {
 		t.unmake(n) // it may be found under a name that does not look like it
 		return
-	}
-	if !ok {
-		// A hidden file. Its name is not judged, but must be a plain one otherwise.
-		if key, ok = t.madeDirs.key(name[1:]); !ok {
-			t.unmake(n)
-			return
-		}
 	}
 	m := n.made
 	m.until = time.Now().Add(madeFor)
@@ -106,7 +101,7 @@ func (t *table) naming(n *node, name string) {
 // met notes that the server has name in directory n, which may be nil. If it was
 // not put there through this FS, others may have been, too.
 func (t *table) met(n *node, name string) {
-	if n != nil && n.made != nil && t.absent(n, name, time.Time{}) {
+	if t.absent(n, name, time.Time{}) {
 		t.unmake(n)
 	}
 }
