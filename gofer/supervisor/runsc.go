@@ -57,6 +57,12 @@ func Beside(name string) (exe, path string, err error) {
 	return exe, path, err
 }
 
+// Library returns where libfsvamount.so should be: beside this binary.
+func Library() (string, error) {
+	exe, err := os.Executable()
+	return filepath.Join(filepath.Dir(exe), "libfsvamount.so"), err
+}
+
 // checkRunsc reports why the runsc at path cannot run FS servers.
 func checkRunsc(ctx context.Context, path string) error {
 	version, err := runRunsc(ctx, path, "--version")

@@ -90,7 +90,10 @@ func stageConfig(c Config, runsc string) (fsserver.Config, error) {
 		cfg.Root = cfg.BundleDir
 		cfg.Binds = append(slices.Clone(cfg.Binds), fsserver.Bind{Host: exe, Target: fsserver.SelfPath, ReadOnly: true})
 	}
-	shim := filepath.Join(filepath.Dir(exe), "libfsvamount.so")
+	shim, err := Library()
+	if err != nil {
+		return fsserver.Config{}, err
+	}
 	if _, err := os.Stat(shim); err == nil {
 		cfg.Shim = shim
 	} else if c.Server.Preload {

@@ -6,8 +6,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -34,13 +32,13 @@ line says fail.`,
 			}
 			// Without one, the finding says so.
 			runsc, _ := supervisor.FindRunsc()
-			exe, err := os.Executable()
+			library, err := supervisor.Library()
 			if err != nil {
 				return err
 			}
 			findings := doctor.Examine(cmd.Context(), doctor.Machine{
 				RunDir: dirs.Run, StateDir: dirs.State, Runsc: runsc, GVisor: gvisorVersion(),
-				Library: filepath.Join(filepath.Dir(exe), "libfsvamount.so"),
+				Library: library,
 			})
 			if asJSON {
 				err = writeJSON(cmd.OutOrStdout(), findings)
