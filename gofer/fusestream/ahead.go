@@ -231,15 +231,13 @@ func (r *Relay) lookupLocked(q *request, l *link, dir *node) local {
 		if s == nil {
 			s = r.table.ahead.newListing(dir)
 		}
-		a, _ := r.listLocked(s, q, s.next)
-		return a
+		return local{flights: r.listLocked(s, q, s.next)}
 	case !e.unseen:
 		return local{} // the kernel has forgotten it
 	}
 	a := local{state: answered}
 	if e.index >= len(s.entries)*3/4 && !s.whole && s.flight == nil {
-		more, _ := r.listLocked(s, q, s.next)
-		a.flights = more.flights
+		a.flights = r.listLocked(s, q, s.next)
 	}
 	out := e.out
 	r.table.ahead.seen(e.server)
@@ -257,25 +255,16 @@ func (a *ahead) newListing(dir *node) *listing {
 	return s
 }
 
-// listLocked asks for the entries of a directory from an offset on. The flight is nil if
+// listLocked asks for the entries of a directory from an offset on. There is no flight if
 // that is not possible now.
-func (r *Relay) listLocked(s *listing, q *request, from uint64) (local, *flight) {
+func (r *Relay) listLocked(s *listing, q *request, from uint64) []*flight {
 	f := r.newFlightLocked()
 	if f == nil {
-		return local{}, nil
+		return nil
 	}
 	f.list, f.from, s.flight, s.dir.misses = s, from, f, 0
-	node := s.dir.server
-	b := r.ownRequest(f.frame, q, fusewire.OpOpenDir, node, f.unique, make([]byte, 8))
-	args := make([]byte, 40)
-	put64(args, 0, openedHandle)
-	put64(args, 8, from)
-	binary.NativeEndian.PutUint32(args[16:], listingSize)
-	b = r.ownRequest(b, q, fusewire.OpReadDirPlus, node, f.unique, args)
-	args = make([]byte, 24)
-	put64(args, 0, openedHandle)
-	f.frame = r.ownRequest(b, q, fusewire.OpReleaseDir, node, f.unique, args)
-	return local{flights: []*flight{f}}, f
+	f.add(q, s.dir.server, fusewire.OpOpenDir, fusewire.OpReadDirPlus, fusewire.OpReleaseDir, from, listingSize)
+	return []*flight{f}
 }
 
 // readDirLocked answers READDIR and READDIRPLUS of a directory that the gofer has not
@@ -294,12 +283,12 @@ func (r *Relay) readDirLocked(q *request, f *openFile, l *link) local {
 	case s == nil:
 		s = r.table.ahead.newListing(f.node)
 	}
-	a, fl := r.listLocked(s, q, off)
-	if fl != nil {
-		fl.dir, fl.waiting = f, []*request{q}
-		a.state = parked
+	flights := r.listLocked(s, q, off)
+	if len(flights) == 0 {
+		return local{}
 	}
-	return a
+	flights[0].dir, flights[0].waiting = f, []*request{q}
+	return local{state: parked, flights: flights}
 }
 
 // maxEntrySize is the most that an entry of READDIRPLUS takes.
@@ -382,17 +371,27 @@ func (r *Relay) newFlightLocked() *flight {
 	return f
 }
 
-// ownRequest appends a request of the relay's own, on behalf of q's user, to b.
-func (r *Relay) ownRequest(b []byte, q *request, opcode uint32, node, unique uint64, args []byte) []byte {
-	at := len(b)
-	b = append(b, q.msg[:fusewire.InHeaderSize]...)
-	b = append(b, args...)
-	msg := b[at:]
-	binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
-	binary.NativeEndian.PutUint32(msg[atOpcode:], opcode)
-	put64(msg, atUnique, unique)
-	put64(msg, atNode, node)
-	return b
+// add adds the requests that open a file or directory, read size bytes of it from off on,
+// and release it, on behalf of q's user.
+func (f *flight) add(q *request, node uint64, open, read, release uint32, off uint64, size int) {
+	request := func(opcode uint32, args []byte) {
+		at := len(f.frame)
+		f.frame = append(append(f.frame, q.msg[:fusewire.InHeaderSize]...), args...)
+		msg := f.frame[at:]
+		binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
+		binary.NativeEndian.PutUint32(msg[atOpcode:], opcode)
+		put64(msg, atUnique, f.unique)
+		put64(msg, atNode, node)
+	}
+	var readArgs [40]byte
+	put64(readArgs[:], 0, openedHandle)
+	put64(readArgs[:], 8, off)
+	binary.NativeEndian.PutUint32(readArgs[16:], uint32(size))
+	var releaseArgs [24]byte
+	put64(releaseArgs[:], 0, openedHandle)
+	request(open, make([]byte, 8)) // O_RDONLY
+	request(read, readArgs[:])
+	request(release, releaseArgs[:])
 }
 
 // openedAheadLocked takes note of the open of a file, and begins to read the next ones.
@@ -492,14 +491,7 @@ func (r *Relay) readAheadLocked(s *listing, e *entry, q *request) []*flight {
 	f.read, f.files, s.reading = s, files, f
 	for _, e := range files {
 		e.read = true
-		b := r.ownRequest(f.frame, q, fusewire.OpOpen, e.server, f.unique, make([]byte, 8)) // O_RDONLY
-		args := make([]byte, 40)
-		put64(args, 0, openedHandle)
-		binary.NativeEndian.PutUint32(args[16:], uint32(e.room()))
-		b = r.ownRequest(b, q, fusewire.OpRead, e.server, f.unique, args)
-		args = make([]byte, 24)
-		put64(args, 0, openedHandle)
-		f.frame = r.ownRequest(b, q, fusewire.OpRelease, e.server, f.unique, args)
+		f.add(q, e.server, fusewire.OpOpen, fusewire.OpRead, fusewire.OpRelease, 0, e.room())
 	}
 	return []*flight{f}
 }

@@ -455,18 +455,28 @@ func TestReconnectAhead(t *testing.T) {
 	}
 
 	other := k.files("other", 10)
-	gate := make(chan struct{})
-	k.fs.gate.Store(&gate)
-	k.lookup(other, fileName(0))
-	k.lookup(other, fileName(1))
-	<-k.fs.atGate
-	k.unique += 2
-	k.send(newRequest(fusewire.OpLookup, k.unique, other, fileName(2))) // waits
+	openGate := k.parkLookup(other)
 	lose()
-	k.fs.gate.Store(nil)
-	close(gate)
+	openGate()
 	if reply := k.receive(); replyUnique(reply) != k.unique || replyError(reply) != 0 {
 		t.Errorf("reply to %d, error %d", replyUnique(reply), replyError(reply))
+	}
+}
+
+// parkLookup sends a LOOKUP, k.unique, that waits for the listing of a directory, which
+// ends once openGate was called.
+func (k *testKernel) parkLookup(dir uint64) (openGate func()) {
+	k.t.Helper()
+	gate := make(chan struct{})
+	k.fs.gate.Store(&gate)
+	k.lookup(dir, fileName(0))
+	k.lookup(dir, fileName(1))
+	<-k.fs.atGate
+	k.unique += 2
+	k.send(newRequest(fusewire.OpLookup, k.unique, dir, fileName(2)))
+	return func() {
+		k.fs.gate.Store(nil)
+		close(gate)
 	}
 }
 
@@ -474,20 +484,13 @@ func TestReconnectAhead(t *testing.T) {
 func TestInterruptAhead(t *testing.T) {
 	k := newTestKernel(t, free)
 	dir := k.files("dir", 10)
-	gate := make(chan struct{})
-	k.fs.gate.Store(&gate)
-	k.lookup(dir, fileName(0))
-	k.lookup(dir, fileName(1))
-	<-k.fs.atGate
-	k.unique += 2
+	openGate := k.parkLookup(dir)
 	waits := k.unique
-	k.send(newRequest(fusewire.OpLookup, waits, dir, fileName(2)))
 	k.send(newRequest(fusewire.OpInterrupt, waits|interruptBit, 0, waits))
 	if reply := k.receive(); replyUnique(reply) != waits || unix.Errno(-replyError(reply)) != unix.EINTR {
 		t.Errorf("reply to %d, error %d", replyUnique(reply), replyError(reply))
 	}
-	k.fs.gate.Store(nil)
-	close(gate)
+	openGate()
 	if k.lookup(dir, fileName(2)) == 0 {
 		t.Error("it is not there")
 	}
